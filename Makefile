@@ -1,0 +1,49 @@
+# Two commands matter: `make run` and `make test`. Both set up everything they need.
+PYTHON ?= python3.11
+PORT ?= 8000
+BIN := .venv/bin
+INSTALLED := .venv/installed
+ZOO := $(wildcard zoo/*/adapter/adapter_config.json)
+BUNDLES := $(patsubst zoo/%/adapter/adapter_config.json,models/%/1/manifest.json,$(ZOO))
+
+.PHONY: setup run models verify test check format bench clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+run: models verify
+	$(BIN)/wander serve models --port $(PORT)
+
+models: $(BUNDLES)
+
+# A shipped checkpoint that changed is exported anew; version 1 is then its only version.
+models/%/1/manifest.json: zoo/%/adapter/adapter_config.json zoo/%/adapter/adapter_model.safetensors | $(INSTALLED)
+	rm -rf models/$*
+	$(BIN)/wander export zoo/$* models/$*
+
+verify: models
+	for model in $(BUNDLES:/1/manifest.json=); do $(BIN)/wander verify $$model || exit 1; done
+
+test: check
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: models
+	$(BIN)/python -m benchmarks.folds
+	$(BIN)/python -m benchmarks.adapter_forms
+	$(BIN)/python -m benchmarks.startup models
+
+clean:
+	rm -rf .venv models build dist *.egg-info
