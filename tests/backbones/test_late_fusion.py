@@ -1,0 +1,126 @@
+"""The late-fusion host against the authors' checkpoints, stage by stage, in both precisions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.oracles import LATE_FUSION, Oracle, difference, needs_oracles
+from wander.backbones._encoder import Encoder, sinusoidal_positions
+from wander.backbones.late_fusion import LateFusion, LateFusionConfig, LateFusionHead
+from wander.checkpoints.convert import interpret
+from wander.errors import ConfigError
+
+
+def host_of(path: Path, oracle: Oracle) -> LateFusion:
+    host = interpret(path, oracle.sizes).host
+    assert isinstance(host, LateFusion)
+    return host.eval()
+
+
+def features(oracle: Oracle, dtype: torch.dtype) -> list[torch.Tensor]:
+    return [torch.from_numpy(oracle.inputs[name]).to(dtype) for name in oracle.sizes["modalities"]]
+
+
+@needs_oracles
+@pytest.mark.parametrize("variant", LATE_FUSION)
+@pytest.mark.parametrize("file", ["whole_module.pt", "state_dict.pt"])
+@pytest.mark.parametrize(("dtype", "suffix", "limit"), [(torch.float32, "", 1e-5), (torch.float64, "_f64", 1e-9)])
+def test_every_stage_equals_the_reference(
+    variant: str, file: str, dtype: torch.dtype, suffix: str, limit: float
+) -> None:
+    oracle = Oracle("wander_late_fusion", variant)
+    host = host_of(oracle.path(file), oracle).to(dtype)
+    inputs = features(oracle, dtype)
+    with torch.inference_mode():
+        hidden = host.hidden(*inputs)
+        tokens = host.adapter(hidden)
+        output = host(*inputs)
+    for name, value in zip(oracle.sizes["modalities"], hidden, strict=True):
+        assert difference(value.numpy(), oracle.outputs[f"h_{name}{suffix}"]) <= limit
+    assert difference(tokens.numpy(), oracle.outputs[f"adapter_tokens{suffix}"]) <= limit
+    assert difference(output.numpy(), oracle.outputs[f"output{suffix}"]) <= limit
+    host.adapter_module.zero_()
+    with torch.inference_mode():
+        bypassed = host(*inputs)
+    assert difference(bypassed.numpy(), oracle.outputs[f"output_factor_t_zeroed{suffix}"]) <= limit
+    assert not np.allclose(bypassed.numpy(), output.numpy())
+
+
+@needs_oracles
+@pytest.mark.parametrize("variant", LATE_FUSION)
+@pytest.mark.parametrize(("dtype", "suffix", "limit"), [(torch.float32, "", 1e-5), (torch.float64, "_f64", 1e-9)])
+def test_the_host_without_an_adapter_equals_the_reference(
+    variant: str, dtype: torch.dtype, suffix: str, limit: float
+) -> None:
+    oracle = Oracle("wander_late_fusion", variant)
+    host = host_of(oracle.path("base_whole_module.pt"), oracle).to(dtype)
+    inputs = features(oracle, dtype)
+    with torch.inference_mode():
+        concatenated = torch.cat([h[:, 0] for h in host.hidden(*inputs)], 1)
+        output = host(*inputs)
+    assert difference(concatenated.numpy(), oracle.outputs[f"base_concat{suffix}"]) <= limit
+    assert difference(output.numpy(), oracle.outputs[f"base_output{suffix}"]) <= limit
+
+
+def test_positions_follow_the_first_feature_of_a_token() -> None:
+    """A token whose first feature is exactly 0 counts as padding and gets none, whatever its other features are."""
+    torch.manual_seed(0)
+    encoder = Encoder(8, 2, 0, 5)
+    x = torch.randn(1, 5, 8)
+    x[0, 2, 0] = 0
+    with torch.no_grad():
+        got = encoder(x)
+        table = sinusoidal_positions(6, 8)[1:].clone()
+        table[2] = 0
+        want = encoder.layer_norm(x * 8**0.5 + table)
+    torch.testing.assert_close(got, want)
+
+
+def test_the_position_table_is_sines_then_cosines_with_a_zero_column_for_odd_widths() -> None:
+    table = sinusoidal_positions(4, 7)
+    assert table.shape == (4, 7)
+    frequency = np.exp(-np.log(10000) / 2)
+    np.testing.assert_allclose(table[3, :3], np.sin(3 * frequency ** np.arange(3)), rtol=1e-6)
+    np.testing.assert_allclose(table[3, 3:6], np.cos(3 * frequency ** np.arange(3)), rtol=1e-6)
+    assert not table[:, 6].any()
+
+
+def test_standardised_padding_is_exactly_zero() -> None:
+    """A row of the training mean standardises to 0, so that padding with it is padding with zeros after it."""
+    host = LateFusion.build(*LateFusion.example())
+    for mean, std in zip(host.feature_mean, host.feature_std, strict=True):
+        torch.nn.init.normal_(mean)
+        torch.nn.init.uniform_(std, 0.5, 2.0)
+    plain = LateFusion.build(
+        host.config.model_copy(update={"standardise": False}), host.adapter_module.config, LateFusionHead(out_dim=2)
+    )
+    plain.load_state_dict({name: v for name, v in host.state_dict().items() if not name.startswith("feature_")})
+    raw = [mean.expand(1, n, -1) for mean, n in zip(host.feature_mean, host.config.lengths, strict=True)]
+    zeros = [torch.zeros_like(x) for x in raw]
+    with torch.no_grad():
+        torch.testing.assert_close(host(*raw), plain(*zeros), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"num_heads": 3}, "does not divide"),
+        ({"embed_dim": 16}, "does not fit"),
+        ({"lengths": (4, 3, 6)}, "does not fit"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(changes: dict[str, object], complaint: str) -> None:
+    config, adapter, head = LateFusion.example()
+    with pytest.raises(ConfigError, match=complaint):
+        LateFusion.build(config.model_copy(update=changes), adapter, head)
+
+
+def test_sizes_of_each_modality_are_needed() -> None:
+    with pytest.raises(ValueError, match="feature_dims"):
+        LateFusionConfig(
+            modalities=("a", "b"), feature_dims=(1,), lengths=(1, 1), embed_dim=4, num_heads=1, encoder_layers=1
+        )

@@ -1,0 +1,125 @@
+"""The fairseq-style transformer encoder of the Wander hosts: pre-norm, packed projections, sinusoidal positions.
+
+Parameter names and arithmetic are those of the authors' checkpoints. Works batch first; the released code is time
+first, which is the same function except where it is fed the wrong axis (the food host's released layout).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wander.errors import ConfigError
+
+
+def sinusoidal_positions(rows: int, embed_dim: int) -> Tensor:
+    """float32 table (rows, E): row p is [sin(p·f) | cos(p·f)], f_k = exp(-k·ln 10000 / (⌊E/2⌋-1)).
+
+    An odd E ends in a column of zeros.
+    """
+    half = embed_dim // 2
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000) / (half - 1)))
+    angles = torch.arange(rows, dtype=torch.float32).unsqueeze(1) * frequencies
+    return F.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, embed_dim % 2))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over every token, with q, k and v in one packed projection (in that order)."""
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ConfigError(f"num_heads {num_heads} does not divide embed_dim {embed_dim}")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.scale = (embed_dim // num_heads) ** -0.5
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, E) to (B, T, E)."""
+        packed = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        q, k, v = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in packed.chunk(3, 2))
+        if self.scale != 1.0:
+            q = q * self.scale
+        weights = F.dropout(torch.softmax(q @ k.mT, -1), self.dropout, self.training)
+        return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+
+    @torch.no_grad()
+    def fold_scale_(self) -> None:
+        """Moves the scale of q into its rows of the packed projection."""
+        rows = self.in_proj_weight.shape[1]
+        self.in_proj_weight[:rows] *= self.scale
+        self.in_proj_bias[:rows] *= self.scale
+        self.scale = 1.0
+
+
+class EncoderLayer(nn.Module):
+    """y += attention(LN0 y); y += fc2(ReLU(fc1(LN1 y))). FFN width 4E."""
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, attention_dropout: float, relu_dropout: float, residual_dropout: float
+    ) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(embed_dim, num_heads, attention_dropout)
+        self.fc1 = nn.Linear(embed_dim, 4 * embed_dim)
+        self.fc2 = nn.Linear(4 * embed_dim, embed_dim)
+        self.layer_norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(2))
+        self.relu_dropout = relu_dropout
+        self.residual_dropout = residual_dropout
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(B, T, E) to (B, T, E)."""
+        y = y + F.dropout(self.self_attn(self.layer_norms[0](y)), self.residual_dropout, self.training)
+        wide = F.dropout(F.relu(self.fc1(self.layer_norms[1](y))), self.relu_dropout, self.training)
+        return y + F.dropout(self.fc2(wide), self.residual_dropout, self.training)
+
+
+class Encoder(nn.Module):
+    """√E·x + positions, `layers` layers, a final LayerNorm.
+
+    Dropouts act in training only. No padding mask: padded tokens are attended to, as in training.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        layers: int,
+        length: int,
+        *,
+        attention_dropout: float = 0.0,
+        relu_dropout: float = 0.0,
+        residual_dropout: float = 0.0,
+        embed_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if embed_dim < 4:
+            raise ConfigError(f"embed_dim {embed_dim} is too small for sinusoidal positions; it must be at least 4")
+        self.scale = math.sqrt(embed_dim)
+        self.embed_dropout = embed_dropout
+        self.layers = nn.ModuleList(
+            EncoderLayer(embed_dim, num_heads, attention_dropout, relu_dropout, residual_dropout) for _ in range(layers)
+        )
+        self.layer_norm = nn.LayerNorm(embed_dim)
+        self.register_buffer("positions", sinusoidal_positions(length + 1, embed_dim), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, E) to (B, T, E), T at most `length`.
+
+        Token t gets position row t+1 if its first feature is not 0, else none: the released code takes a zero there
+        for padding.
+        """
+        seen = (x[..., :1] != 0).to(x.dtype)
+        y = x * self.scale if self.scale != 1.0 else x
+        y = F.dropout(y + self.positions[1 : x.shape[1] + 1] * seen, self.embed_dropout, self.training)
+        for layer in self.layers:
+            y = layer(y)
+        return self.layer_norm(y)

@@ -1,0 +1,227 @@
+"""The late-fusion host of CMU-MOSI and IEMOCAP: an encoder a modality, the adapter over all, a four-layer head.
+
+Without an adapter the head reads token 0 of every modality; with one it reads the adapter's token 0, repeated once a
+modality, as the released code does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wander.adapters import Adapter, AdapterConfig, adapters
+from wander.adapters._fusion import FusionConfig
+from wander.adapters.wander import Wander
+from wander.backbones._encoder import Encoder, SelfAttention
+from wander.backbones.base import BackboneConfig, Fold, HeadConfig, Host, Tower, TowerModule
+from wander.errors import ConfigError
+from wander.signature import BATCH, Signature, TensorSpec
+
+
+class LateFusionConfig(BackboneConfig):
+    """Sizes of the frozen part.
+
+    Attributes:
+        modalities: names in order; they are the names of the graph's inputs.
+        feature_dims: D_m, width of the raw features.
+        lengths: ℓ_m, number of tokens; inputs have exactly these.
+        embed_dim: E.
+        num_heads, encoder_layers: of every encoder. Not told by a plain state dict: the heads.
+        standardise: the host holds the mean and deviation of the training features and applies them first. An addition
+            of ours; the authors' checkpoints take features as they are.
+        dropout: training only; the released run used attention .2, relu .2, embed .15, residual .2, out .1.
+    """
+
+    kind: Literal["late_fusion"] = "late_fusion"
+    modalities: tuple[str, ...] = Field(min_length=1)
+    feature_dims: tuple[int, ...]
+    lengths: tuple[int, ...]
+    embed_dim: int
+    num_heads: int
+    encoder_layers: int
+    standardise: bool = False
+    dropout: dict[Literal["attention", "relu", "embed", "residual", "out"], float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_size_a_modality(self) -> Self:
+        for name in ("feature_dims", "lengths"):
+            sizes = getattr(self, name)
+            if len(sizes) != len(self.modalities) or any(size < 1 for size in sizes):
+                raise ValueError(f"{name} {list(sizes)} must hold one size for each of {', '.join(self.modalities)}")
+        return self
+
+
+class LateFusionHead(HeadConfig):
+    """`out_dim` is 1 for a sentiment score, or the number of classes."""
+
+    out_dim: int = Field(ge=1)
+
+
+class LateFusion(Host):
+    """Frozen: `proj.{m}.*`, `encoders.{m}.*`; trained: `adapter.*`, `out_layer_proj0/1/2.*`, `out_layer.*`."""
+
+    Config = LateFusionConfig
+    Head = LateFusionHead
+
+    def __init__(self, config: LateFusionConfig, adapter: Adapter | None, head: LateFusionHead) -> None:
+        super().__init__()
+        self.config = config
+        width = config.embed_dim
+        drop = config.dropout
+        self.proj = nn.ModuleList(nn.Conv1d(features, width, 1) for features in config.feature_dims)
+        self.encoders = nn.ModuleList(
+            Encoder(
+                width,
+                config.num_heads,
+                config.encoder_layers,
+                length,
+                attention_dropout=drop.get("attention", 0.0),
+                relu_dropout=drop.get("relu", 0.0),
+                residual_dropout=drop.get("residual", 0.0),
+                embed_dropout=drop.get("embed", 0.0),
+            )
+            for length in config.lengths
+        )
+        if config.standardise:
+            self.feature_mean = nn.ParameterList(frozen(torch.zeros(features)) for features in config.feature_dims)
+            self.feature_std = nn.ParameterList(frozen(torch.ones(features)) for features in config.feature_dims)
+        self.adapter: nn.Module | None = adapter
+        self.out_layer_proj0 = nn.Linear(width * len(config.modalities), width)
+        self.out_layer_proj1 = nn.Linear(width, width)
+        self.out_layer_proj2 = nn.Linear(width, width)
+        self.out_layer = nn.Linear(width, head.out_dim)
+        self.repeats = len(config.modalities)
+
+    @classmethod
+    def build(cls, config: BackboneConfig, adapter: AdapterConfig | None, head: HeadConfig) -> Self:
+        assert isinstance(config, LateFusionConfig)
+        assert isinstance(head, LateFusionHead)
+        if adapter is None:
+            return cls(config, None, head)
+        if not isinstance(adapter, FusionConfig):
+            raise ConfigError(f"the late-fusion host takes an adapter that fuses sequences, not {adapter.kind!r}")
+        if (adapter.embed_dim, adapter.width, adapter.lengths) != (config.embed_dim, config.embed_dim, config.lengths):
+            raise ConfigError(
+                f"the adapter (embed_dim {adapter.embed_dim} to {adapter.width}, lengths {list(adapter.lengths)}) does "
+                f"not fit the backbone (embed_dim {config.embed_dim}, lengths {list(config.lengths)})"
+            )
+        return cls(config, adapters.get(adapter.kind).build(adapter), head)
+
+    @classmethod
+    def example(cls) -> tuple[BackboneConfig, AdapterConfig | None, HeadConfig]:
+        adapter = Wander.example_config()
+        config = LateFusionConfig(
+            modalities=("text", "audio", "vision"),
+            feature_dims=(7, 3, 5),
+            lengths=adapter.lengths,
+            embed_dim=adapter.embed_dim,
+            num_heads=2,
+            encoder_layers=1,
+            standardise=True,
+        )
+        return config, adapter, LateFusionHead(out_dim=2)
+
+    @property
+    def adapter_module(self) -> Adapter | None:
+        return self.adapter if isinstance(self.adapter, Adapter) else None
+
+    def is_adapted(self, name: str) -> bool:
+        return name.startswith(("adapter.", "out_layer"))
+
+    def branches(self) -> list[tuple[nn.Conv1d, Encoder]]:
+        """Projection and encoder of every modality."""
+        return cast("list[tuple[nn.Conv1d, Encoder]]", list(zip(self.proj, self.encoders, strict=True)))
+
+    def hidden(self, *features: Tensor) -> list[Tensor]:
+        """Raw features (B, ℓ_m, D_m), one a modality, to encoder outputs h_m (B, ℓ_m, E)."""
+        if self.config.standardise:
+            features = tuple(
+                (x - mean) / std for x, mean, std in zip(features, self.feature_mean, self.feature_std, strict=True)
+            )
+        # A convolution of width 1 is a matrix product; as one it needs no transposition.
+        return [
+            encoder(F.linear(x, proj.weight.squeeze(2), proj.bias))
+            for x, (proj, encoder) in zip(features, self.branches(), strict=True)
+        ]
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Raw features (B, ℓ_m, D_m), one a modality, to (B, out_dim)."""
+        hidden = self.hidden(*features)
+        if self.adapter is None:
+            read = torch.cat([h[:, 0] for h in hidden], 1)
+        else:
+            token = self.adapter(hidden)[:, 0]
+            read = torch.cat([token] * self.repeats, 1) if self.repeats > 1 else token
+        a = F.relu(self.out_layer_proj0(read))
+        wide = F.dropout(F.relu(self.out_layer_proj1(a)), self.config.dropout.get("out", 0.0), self.training)
+        return self.out_layer(self.out_layer_proj2(wide) + a)
+
+    def towers(self, output: str) -> Mapping[str, Tower]:
+        inputs = tuple(
+            TensorSpec(name=name, dtype="float32", dims=(BATCH, length, features))
+            for name, length, features in zip(
+                self.config.modalities, self.config.lengths, self.config.feature_dims, strict=True
+            )
+        )
+        outputs = (TensorSpec(name=output, dtype="float32", dims=(BATCH, self.out_layer.out_features)),)
+        return {"model": Tower(TowerModule(self, self.forward), Signature(inputs=inputs, outputs=outputs))}
+
+    def folds(self) -> list[Fold]:
+        found = [
+            Fold("encoder_scales", "√E into the projections, attention scales into q", self._fold_scales),
+        ]
+        if isinstance(self.adapter, Wander):
+            found.append(Fold("adapter", "ranks summed, only the token that the head reads", self._fold_adapter))
+        if self.adapter is not None:
+            found.append(Fold("repeated_token", "the head's first layer summed over the repeats", self._fold_repeats))
+        return found
+
+    @torch.no_grad()
+    def _fold_scales(self) -> None:
+        for proj, encoder in self.branches():
+            proj.weight.mul_(encoder.scale)
+            if proj.bias is not None:
+                proj.bias.mul_(encoder.scale)
+            encoder.scale = 1.0
+        for module in self.encoders.modules():
+            if isinstance(module, SelfAttention):
+                module.fold_scale_()
+
+    def _fold_adapter(self) -> None:
+        assert isinstance(self.adapter, Wander)
+        self.adapter = self.adapter.fold(tokens=1)
+
+    @torch.no_grad()
+    def _fold_repeats(self) -> None:
+        first = self.out_layer_proj0
+        summed = nn.Linear(self.config.embed_dim, first.out_features).to(first.weight.dtype)
+        summed.weight.copy_(first.weight.view(first.out_features, self.repeats, -1).sum(1))
+        summed.bias.copy_(first.bias)
+        self.out_layer_proj0 = summed
+        self.repeats = 1
+
+    def random_inputs(self, tower: str, rows: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """Normal features, of the training mean and deviation if the host knows them."""
+        assert tower == "model"
+        config = self.config
+        arrays = {
+            name: rng.standard_normal((rows, length, features)).astype(np.float32)
+            for name, length, features in zip(config.modalities, config.lengths, config.feature_dims, strict=True)
+        }
+        if config.standardise:
+            for name, mean, std in zip(config.modalities, self.feature_mean, self.feature_std, strict=True):
+                arrays[name] = arrays[name] * std.float().numpy() + mean.float().numpy()
+        return arrays
+
+
+frozen = partial(nn.Parameter, requires_grad=False)
+
+plugin = LateFusion
