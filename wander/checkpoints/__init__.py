@@ -1,0 +1,1 @@
+"""Reading checkpoints safely, our adapter folder, and conversion of checkpoints in their authors' formats."""

@@ -1,0 +1,1 @@
+"""How a checkpoint file is read without running anything in it. `wander.checkpoints.reader` stands on this."""
