@@ -1,0 +1,1 @@
+"""Checkpoint in, verified bundle out: compose, fold, trace, optimise, parity. Never imports `serving`."""

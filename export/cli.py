@@ -1,0 +1,109 @@
+"""`wander export` and `wander verify`. What is heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wander.console import number, print_json, print_table, progress, stdout
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+EngineName = Annotated[str, typer.Option("--engine", help="The engine that must answer as the reference does.")]
+
+
+def export(
+    source: Annotated[
+        Path, typer.Argument(help="Adapter folder, converted folder, or a checkpoint in its authors' format.")
+    ],
+    out: Annotated[
+        Path, typer.Argument(help="Folder of the model, such as models/mosi; the next version is written there.")
+    ],
+    backbone: Annotated[Path | None, typer.Option(help="Backbone folder, if SOURCE has none beside it.")] = None,
+    config: Annotated[Path | None, typer.Option(help="JSON with what a checkpoint file cannot tell.")] = None,
+    samples: Annotated[Path | None, typer.Option(help="An .npz with inputs for the parity gate.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A data set's folder: inputs and labels for the gate.")] = None,
+    split: Annotated[str, typer.Option(help="The split of --data that is used.")] = "test",
+    precision: Annotated[str, typer.Option(help="Arithmetic of the graphs; fp32 is the one there is.")] = "fp32",
+    fold: Annotated[bool, typer.Option("--fold/--no-fold", help="Apply the exact rewrites that remove work.")] = True,
+    max_batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Largest batch, checked and served.")] = 32,
+    seed: Annotated[int, typer.Option(help="Seed of random inputs.")] = 0,
+    engine: EngineName = "ort",
+    json: Json = False,
+) -> None:
+    """Turn a trained checkpoint into a verified bundle. Exits 1, and leaves OUT.rejected, if the graphs differ."""
+    from export.compose import compose
+    from export.pipeline import Options
+    from export.pipeline import export as run
+    from wander.checkpoints.folder import read_json
+    from wander.errors import UsageError
+
+    if precision != "fp32":
+        raise UsageError(f"precision {precision!r} is not one that can be exported; use fp32")
+    options = Options(fold, max_batch_size, samples, data, split, seed, engine)
+    with progress() as display:
+        task = display.add_task("load", total=None)
+        loaded = compose(source, backbone, read_json(config) if config else None)
+        bundle = run(loaded, out, options, lambda what: display.update(task, description=what))
+    module = loaded.host.adapter_module
+    warnings = module.warnings() if module is not None else []
+    report = bundle.parity
+    if json:
+        print_json({"bundle": str(bundle.path), "version": bundle.version, "parity": report, "warnings": warnings})
+        return
+    _print_checks(report["checks"])
+    for name, metrics in report["metrics"].items():
+        columns = ["", *metrics["reference"]]
+        print_table(columns, [[which, *values.values()] for which, values in metrics.items()], f"metrics, {name}")
+    for name, used in report["samples"].items():
+        stdout.print(f"{name}: {used['rows']} samples ({used['source']})", markup=False)
+    for warning in warnings:
+        stdout.print(f"warning: {warning}", markup=False)
+    stdout.print(f"wrote {bundle.path}", markup=False)
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A model's folder (its latest version), or one version's folder.")],
+    engine: EngineName = "ort",
+    json: Json = False,
+) -> None:
+    """Repeat the parity gate on this machine: every file's sha256, then every graph against its stored references."""
+    from export.parity import gate
+    from export.pipeline import verify as run
+    from wander.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    checks = run(opened, engine)
+    passed = all(check.passed for check in checks)
+    if json:
+        print_json({"bundle": str(opened.path), "passed": passed, "checks": [check.model_dump() for check in checks]})
+        if not passed:
+            raise typer.Exit(1)
+        return
+    _print_checks([check.model_dump() for check in checks])
+    gate(checks)
+    stdout.print(
+        f"{opened.path}: {len(opened.manifest.files)} files unaltered, {len(checks)} checks passed", markup=False
+    )
+
+
+def _print_checks(checks: list[dict[str, Any]]) -> None:
+    columns = ["graph", "engine", "batch", "max |a-b|", "relative", "allowed", "1-cosine", "agreement", "passed"]
+    print_table(
+        columns,
+        (
+            [
+                check["graph"],
+                check["engine"],
+                check["batch"],
+                number(check["max_abs"]),
+                number(check["max_rel"]),
+                number(check["tolerance"]),
+                number(max(0.0, 1 - check["cosine"])),
+                f"{check['agreement']:.2%} of {check['decisions']}" if check["decisions"] else "-",
+                "yes" if check["passed"] else "NO",
+            ]
+            for check in checks
+        ),
+    )

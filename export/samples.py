@@ -1,0 +1,58 @@
+"""Inputs for the parity gate: a user's own, those of a data set, or seeded random ones. Knows no engine."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wander.backbones import Host
+from wander.errors import InputError, UsageError
+from wander.manifest import Manifest
+from wander.signature import Signature
+from wander.tasks import tasks
+
+RANDOM_ROWS = 16
+DATA_ROWS = 512
+"""At most so many rows of a data set go through the reference, which is slow; they are the first of the split."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows of inputs for one tower, where they come from, and their labels (rows) if they have some."""
+
+    arrays: dict[str, NDArray[Any]]
+    source: str
+    labels: NDArray[Any] | None = None
+
+
+def random_inputs(host: Host, tower: str, seed: int) -> Inputs:
+    """Seeded random rows; the report says that they are random."""
+    arrays = host.random_inputs(tower, RANDOM_ROWS, np.random.default_rng(seed))
+    return Inputs(arrays, f"random, seed {seed}")
+
+
+def from_file(path: Path, signature: Signature) -> Inputs:
+    """An .npz file with one array (rows, ..) for every input. Raises UsageError that names what does not fit."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {spec.name: archive[spec.name].astype(spec.dtype) for spec in signature.inputs}
+        signature.check(arrays)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, InputError) as error:
+        raise UsageError(f"{path} cannot serve as samples: {error}") from error
+    return Inputs(arrays, path.name)
+
+
+def from_data(folder: Path, split: str, tower: str, manifest: Manifest) -> Inputs:
+    """The first rows of one split of a data set, preprocessed as the manifest says."""
+    from wander.training.datasets import open_dataset
+
+    rows = open_dataset(folder).load(folder, split, manifest.graphs[tower].signature.inputs)
+    task = tasks.get(manifest.task)(manifest)
+    calls = [task.preprocess(item)[tower] for item in rows.items[:DATA_ROWS]]
+    arrays = {name: np.stack([call[name] for call in calls]) for name in calls[0]}
+    return Inputs(arrays, f"{folder.name}, split {split}", rows.labels[:DATA_ROWS])

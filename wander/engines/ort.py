@@ -1,0 +1,104 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from wander.engines.base import Engine, EngineOptions, Session
+from wander.errors import BundleError, EngineError, MissingDependency
+from wander.signature import Arrays, Signature
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PROVIDER = "CPUExecutionProvider"
+
+
+class OrtSession(Session):
+    """`onnxruntime.InferenceSession` is safe to run from several threads."""
+
+    def __init__(self, graph: Path, signature: Signature, options: EngineOptions) -> None:
+        import onnxruntime
+
+        super().__init__(signature)
+        self._errors = (
+            onnxruntime.capi.onnxruntime_pybind11_state.Fail,
+            onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException,
+            onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
+            onnxruntime.capi.onnxruntime_pybind11_state.EPFail,
+        )
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 3
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        self._threads = options.threads
+        self._outputs = [spec.name for spec in signature.outputs]
+        self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
+            graph, settings, providers=[PROVIDER]
+        )
+        names = ([i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()])
+        if names != ([spec.name for spec in signature.inputs], self._outputs):
+            raise BundleError(f"{graph.name} has inputs and outputs {names}, which are not those of its signature")
+
+    def _run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        session = self._session  # another thread may close it meanwhile
+        if session is None:
+            raise EngineError("the session is closed")
+        try:
+            results = session.run(self._outputs, dict(inputs))
+        except self._errors as error:
+            raise EngineError(f"ONNX Runtime failed: {error}") from error
+        return dict(zip(self._outputs, results, strict=True))
+
+    def describe(self) -> dict[str, str]:
+        import onnxruntime
+
+        providers = ", ".join(self._session.get_providers()) if self._session is not None else "closed"
+        return {
+            "engine": "ort",
+            "provider": providers,
+            "version": onnxruntime.__version__,
+            "threads": str(self._threads or "all"),
+        }
+
+    def close(self) -> None:
+        self._session = None
+
+
+class OrtEngine(Engine):
+    """All of ONNX Runtime's graph optimisations are on: parity is checked at the level that is served."""
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        if importlib.util.find_spec("onnxruntime") is None:
+            return "onnxruntime is not installed; run: pip install 'wander[serve]'"
+        return None
+
+    @classmethod
+    def open(cls, graph: Path, signature: Signature, options: EngineOptions) -> Session:
+        if reason := cls.unavailable():
+            raise MissingDependency(reason)
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        unreadable = (
+            state.Fail,
+            state.InvalidArgument,
+            state.InvalidGraph,
+            state.InvalidProtobuf,
+            state.NoSuchFile,
+            state.NotImplemented,
+            state.RuntimeException,
+            UnicodeDecodeError,  # of its own message, which quotes a damaged name
+        )
+        try:
+            return OrtSession(graph, signature, options)
+        except unreadable as error:
+            raise BundleError(f"ONNX Runtime cannot read {graph}: {error}") from error
+
+
+plugin = OrtEngine
