@@ -1,0 +1,1 @@
+"""Bundle in, answers out. Never imports torch, nor `export`."""

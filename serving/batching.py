@@ -1,0 +1,283 @@
+"""The dynamic batcher: arrays in, arrays out. Knows neither tasks nor HTTP.
+
+It adds no wait of its own: an idle engine takes what is there at once, a busy one lets the queue gather. Each session
+has a thread that pulls; a batch is formed at the moment the session is free, from rows of one shape, oldest first. What
+has expired, or whose caller has gone, is dropped then, before it is computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wander.engines import Session
+from wander.errors import DeadlineExceeded, EngineError, NotReady, Overloaded, ServiceError
+from wander.signature import Arrays
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outputs (rows, ..) and how long the rows waited and were computed, in seconds."""
+
+    outputs: dict[str, NDArray[Any]]
+    queued: float
+    inference: float
+
+
+@dataclass(frozen=True)
+class BatchingOptions:
+    """Attributes:
+
+    max_batch_size: rows that an engine gets at once.
+    max_queue_rows: rows that may wait; more are refused.
+    delay: seconds that an idle engine waits for company, for engines that need large batches.
+    """
+
+    max_batch_size: int
+    max_queue_rows: int = 4096
+    delay: float = 0.0
+
+
+@dataclass(eq=False)
+class _Ticket:
+    """Rows of one caller. `rows` of them count against the queue while `waiting`."""
+
+    inputs: Arrays
+    rows: int
+    deadline: float | None
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Result]
+    queued_at: float
+    waiting: bool = True
+
+
+@dataclass
+class BatchStats:
+    """One batch, for metrics: rows, the waits of its tickets and the time it took, in seconds."""
+
+    rows: int
+    waits: list[float]
+    seconds: float
+
+
+@dataclass
+class Batcher:
+    """The queue of one graph and the sessions that work on it.
+
+    `submit` is called on an event loop; the sessions run in threads of their own.
+    """
+
+    sessions: Sequence[Session]
+    options: BatchingOptions
+    observe: Callable[[BatchStats], None] = lambda _: None
+    name: str = "graph"
+    _buckets: OrderedDict[tuple[Any, ...], deque[_Ticket]] = field(default_factory=OrderedDict, init=False)
+    _rows: int = field(default=0, init=False)
+    _closed: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._condition = threading.Condition()
+        self._threads = [
+            threading.Thread(target=self._work, args=(session,), name=f"{self.name}-{number}", daemon=True)
+            for number, session in enumerate(self.sessions)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def queue_rows(self) -> int:
+        """Rows that wait now."""
+        return self._rows
+
+    async def submit(self, inputs: Arrays, deadline: float | None = None) -> Result:
+        """Computes rows (n, ..) that fit the graph's signature.
+
+        More than `max_batch_size` rows are split and put together again.
+
+        Args:
+            deadline: `time.monotonic()` at which the caller gives up.
+
+        Raises Overloaded if the queue is full, DeadlineExceeded, NotReady once closed, EngineError.
+        """
+        rows = len(next(iter(inputs.values())))
+        size = self.options.max_batch_size
+        if rows <= size:
+            return await self._submit([inputs], rows, deadline)
+        chunks = [{name: value[i : i + size] for name, value in inputs.items()} for i in range(0, rows, size)]
+        return await self._submit(chunks, rows, deadline)
+
+    async def _submit(self, chunks: Sequence[Arrays], rows: int, deadline: float | None) -> Result:
+        loop = asyncio.get_running_loop()
+        now = time.monotonic()
+        if deadline is not None and deadline <= now:
+            raise DeadlineExceeded("the deadline passed before the request could be queued")
+        tickets = [
+            _Ticket(chunk, len(next(iter(chunk.values()))), deadline, loop, loop.create_future(), now)
+            for chunk in chunks
+        ]
+        with self._condition:
+            if self._closed:
+                raise NotReady(f"{self.name} is being unloaded")
+            if self._rows + rows > self.options.max_queue_rows:
+                raise Overloaded(
+                    f"the queue of {self.name} is full: {self._rows} rows wait and {rows} more exceed "
+                    f"{self.options.max_queue_rows}"
+                )
+            for ticket in tickets:
+                key = tuple((value.shape[1:], value.dtype) for value in ticket.inputs.values())
+                self._buckets.setdefault(key, deque()).append(ticket)
+            self._rows += rows
+            self._condition.notify(len(tickets))
+        try:
+            async with asyncio.timeout_at(None if deadline is None else loop.time() + deadline - now):
+                results = [await ticket.future for ticket in tickets]
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the answer was there") from None
+        finally:
+            self._forget(tickets)
+        return results[0] if len(results) == 1 else _joined(results)
+
+    def _forget(self, tickets: list[_Ticket]) -> None:
+        """Frees the places of tickets whose caller has gone; a session that is at work on one is not stopped."""
+        for ticket in tickets:
+            if not ticket.future.cancel() and not ticket.future.cancelled():
+                ticket.future.exception()  # asyncio reports what nobody has fetched
+        if any(ticket.waiting for ticket in tickets):
+            with self._condition:
+                for ticket in tickets:
+                    if ticket.waiting:
+                        ticket.waiting = False
+                        self._rows -= ticket.rows
+
+    def _work(self, session: Session) -> None:
+        while (batch := self._next()) is not None:
+            self._compute(session, batch)
+
+    def _next(self) -> list[_Ticket] | None:
+        """Waits for a batch; None once the batcher is closed and nothing waits."""
+        with self._condition:
+            while True:
+                wait = self._patience()
+                if wait == 0 and (batch := self._take()):
+                    return batch
+                if self._closed and self._rows == 0:
+                    return None
+                self._condition.wait(wait or None)
+
+    def _patience(self) -> float | None:
+        """Seconds for which an idle session still waits for company: 0 to go at once, None for as long as it takes."""
+        if self._rows == 0:
+            return None
+        if self._closed or self.options.delay == 0 or self._rows >= self.options.max_batch_size:
+            return 0
+        oldest = min(bucket[0].queued_at for bucket in self._buckets.values() if bucket)
+        return max(0.0, oldest + self.options.delay - time.monotonic())
+
+    def _take(self) -> list[_Ticket]:
+        """Rows of the shape that has waited longest, up to the batch size. Drops what nobody waits for any more."""
+        now = time.monotonic()
+        batch: list[_Ticket] = []
+        for key in sorted(self._buckets, key=lambda k: self._buckets[k][0].queued_at):
+            bucket, rows = self._buckets[key], 0
+            while bucket:
+                ticket = bucket[0]
+                if ticket.waiting and rows + ticket.rows > self.options.max_batch_size:
+                    break
+                bucket.popleft()
+                if not ticket.waiting:
+                    continue
+                ticket.waiting = False
+                self._rows -= ticket.rows
+                if ticket.deadline is not None and ticket.deadline <= now:
+                    _deliver([ticket], [DeadlineExceeded("the deadline passed in the queue")])
+                    continue
+                rows += ticket.rows
+                batch.append(ticket)
+            if not bucket:
+                del self._buckets[key]
+            if batch:
+                break
+        return batch
+
+    def _compute(self, session: Session, batch: list[_Ticket]) -> None:
+        """Runs a batch and hands out its results. If the engine fails, every ticket is tried alone."""
+        started = time.monotonic()
+        outcome = self._run(session, batch)
+        if isinstance(outcome, ServiceError):
+            if len(batch) > 1:
+                for ticket in batch:
+                    self._compute(session, [ticket])
+            else:
+                _deliver(batch, [outcome])
+            return
+        seconds = time.monotonic() - started
+        results: list[Result | ServiceError] = []
+        row = 0
+        for ticket in batch:
+            outputs = {name: value[row : row + ticket.rows] for name, value in outcome.items()}
+            results.append(Result(outputs, started - ticket.queued_at, seconds))
+            row += ticket.rows
+        _deliver(batch, results)
+        self.observe(BatchStats(row, [started - ticket.queued_at for ticket in batch], seconds))
+
+    def _run(self, session: Session, batch: list[_Ticket]) -> dict[str, NDArray[Any]] | ServiceError:
+        inputs = batch[0].inputs
+        try:
+            if len(batch) > 1:
+                inputs = {name: np.concatenate([ticket.inputs[name] for ticket in batch]) for name in inputs}
+            return session.run(inputs)
+        except ServiceError as error:
+            return error
+        except Exception as error:  # a thread that dies would leave all its callers waiting for ever
+            log.exception("%s: the engine raised something that is no EngineError", self.name)
+            return EngineError(f"{self.name}: {type(error).__name__} in the engine")
+
+    def close(self, patience: float = 30.0) -> None:
+        """Takes no more, computes what waits, and closes the sessions. Blocks for up to `patience` seconds."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        until = time.monotonic() + patience
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        for session in self.sessions:
+            session.close()
+
+
+def _deliver(tickets: Sequence[_Ticket], results: Sequence[Result | ServiceError]) -> None:
+    """Hands results to the loops of their callers, from any thread; one hop a loop."""
+    waiting: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Result], Result | ServiceError]]] = {}
+    for ticket, result in zip(tickets, results, strict=True):
+        waiting.setdefault(ticket.loop, []).append((ticket.future, result))
+    for loop, pairs in waiting.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, pairs)
+        except RuntimeError:
+            log.debug("the event loop of %d callers is closed", len(pairs))
+
+
+def _resolve(pairs: list[tuple[asyncio.Future[Result], Result | ServiceError]]) -> None:
+    for future, result in pairs:
+        if future.done():
+            continue
+        if isinstance(result, ServiceError):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+
+def _joined(results: list[Result]) -> Result:
+    """The pieces of one caller's batch, in order; the wait is that of the first, the times add up."""
+    outputs = {name: np.concatenate([result.outputs[name] for result in results]) for name in results[0].outputs}
+    return Result(outputs, results[0].queued, sum(result.inference for result in results))

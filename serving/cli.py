@@ -1,0 +1,240 @@
+"""`wander serve` and `wander predict`. What is heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from wander.console import print_json, progress, stderr, stdout
+
+if TYPE_CHECKING:
+    from serving.service import Service
+    from wander.bundle import Bundle
+
+
+def _env(name: str, text: str, **more: Any) -> Any:
+    return typer.Option(help=text, envvar=f"WANDER_{name.upper()}", **more)
+
+
+def serve(
+    models: Annotated[Path, typer.Argument(help="Folder with a folder for every model.", envvar="WANDER_MODELS")],
+    host: Annotated[str, _env("host", "Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, _env("port", "Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8000,
+    engine: Annotated[str, _env("engine", "What runs the graphs.")] = "ort",
+    instances: Annotated[int, _env("instances", "Engine instances of every graph.", min=1)] = 1,
+    threads: Annotated[int, _env("threads", "Threads of one instance; 0: the cores shared out.", min=0)] = 0,
+    max_queue_rows: Annotated[int, _env("max_queue_rows", "Rows that may wait for one graph.", min=1)] = 4096,
+    batch_delay_ms: Annotated[float, _env("batch_delay_ms", "How long an idle engine waits for company.", min=0)] = 0,
+    max_body_bytes: Annotated[int, _env("max_body_bytes", "Largest body of a request.", min=1)] = 32 << 20,
+    max_items: Annotated[int, _env("max_items", "Most items of one bulk request.", min=1)] = 1024,
+    timeout_ms: Annotated[float, _env("timeout_ms", "Deadline of a request that names none.", min=1)] = 30_000,
+    drain_s: Annotated[float, _env("drain_s", "How long a stopping server finishes its requests.", min=0)] = 10,
+    log_level: Annotated[str, _env("log_level", "debug, info, warning or error.")] = "info",
+) -> None:
+    """Serve every bundle in a folder over HTTP."""
+    given = dict(locals())
+    import asyncio
+    import logging
+    import math
+
+    import uvicorn
+
+    from serving.app import create_app
+    from serving.settings import Settings
+    from wander.errors import UsageError, WanderError
+
+    levels = logging.getLevelNamesMapping()
+    if log_level.upper() not in levels:
+        raise UsageError(f"log_level {log_level!r} is none of debug, info, warning, error")
+    logging.basicConfig(level=levels[log_level.upper()], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings(**given)
+    failures: list[WanderError] = []
+    ready = asyncio.Event()
+
+    def fail(error: WanderError) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(settings, on_ready=lambda _: ready.set(), on_failure=fail)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host,
+            port,
+            log_config=None,
+            log_level=levels[log_level.upper()],
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=math.ceil(drain_s),
+        )
+    )
+
+    async def listen() -> None:
+        with suppress(SystemExit):  # with which uvicorn answers an address that is taken
+            await server.serve()
+
+    async def run() -> None:
+        running = asyncio.create_task(listen())
+        while not running.done() and not (server.started and ready.is_set()):
+            await asyncio.sleep(0.01)
+        if not running.done():
+            listening = server.servers[0].sockets[0].getsockname()
+            _announce(f"http://{host}:{listening[1]}", app.state.service)
+        await running
+
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(run())
+    if failures:
+        raise failures[0]
+    if not server.started:
+        raise UsageError(f"could not listen on {host}:{port}; is another server there? --port 0 takes a free port")
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="A model's folder (its latest version), or one version's folder.")],
+    source: Annotated[str, typer.Option("--input", help="An .npz of tensors, or JSON lines; - is stdin.")] = "-",
+    target: Annotated[str, typer.Option("--output", help="An .npz of tensors, or JSON lines; - is stdout.")] = "-",
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Items of the task, one JSON object a line.")] = False,
+    engine: Annotated[str, typer.Option(help="What runs the graphs.")] = "ort",
+    graph: Annotated[str | None, typer.Option(help="Which graph, for tensors of a model with several.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout (tensors only).")] = False,
+) -> None:
+    """Run a bundle without a server: tensors, or the task's items with --jsonl. Exits 1 if an item fails."""
+    from wander.bundle import Bundle
+    from wander.errors import UsageError
+
+    opened = Bundle.open(bundle)
+    if jsonl:
+        if json:
+            raise UsageError("--json is for tensors; with --jsonl every line is JSON already")
+        failed = _predict_items(opened, engine, source, target)
+        if failed:
+            stderr.print(f"{failed} items failed; their lines hold an error", markup=False)
+            raise typer.Exit(1)
+        return
+    if "-" in (source, target):
+        raise UsageError("tensors go from --input X.npz to --output Y.npz; items go through pipes with --jsonl")
+    rows = _predict_tensors(opened, engine, graph, Path(source), Path(target))
+    if json:
+        print_json({"bundle": str(opened.path), "rows": rows, "output": target})
+    else:
+        stdout.print(f"{rows} rows to {target}", markup=False)
+
+
+def _predict_tensors(bundle: Bundle, engine: str, graph: str | None, source: Path, target: Path) -> int:
+    """One graph over all rows of an .npz, in batches of the largest size. Returns the number of rows."""
+    import zipfile
+
+    import numpy as np
+
+    from wander.engines import EngineOptions, engines
+    from wander.errors import UsageError
+
+    graphs = bundle.manifest.graphs
+    if graph is None and len(graphs) > 1:
+        raise UsageError(f"the bundle has several graphs; name one with --graph: {', '.join(graphs)}")
+    name = graph or next(iter(graphs))
+    if name not in graphs:
+        raise UsageError(f"there is no graph {name!r} in the bundle; there are: {', '.join(graphs)}")
+    try:
+        with np.load(source, allow_pickle=False) as archive:
+            inputs = {key: archive[key] for key in archive.files}
+    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:  # TypeError: it is an .npy
+        raise UsageError(f"{source} is no .npz of tensors: {error}") from error
+    rows, size = graphs[name].signature.check(inputs), graphs[name].max_batch_size
+    with (
+        engines.get(engine).open(bundle.graph_path(name), graphs[name].signature, EngineOptions()) as session,
+        progress() as display,
+    ):
+        parts = [
+            session.run({key: value[i : i + size] for key, value in inputs.items()})
+            for i in display.track(range(0, rows, size), description="predict")
+        ]
+    with _bytes(str(target), "wb") as file:
+        np.savez(file, allow_pickle=False, **{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+    return rows
+
+
+def _predict_items(bundle: Bundle, engine: str, source: str, target: str) -> int:
+    """The task's items through the served path, in order. Returns how many failed."""
+    import asyncio
+    import itertools
+
+    import orjson
+
+    from serving.metrics import Metrics
+    from serving.protocols.base import problem
+    from serving.repository import Repository
+    from serving.service import Answer, Service, Target
+    from serving.settings import Settings
+    from wander.errors import InputError, ServiceError
+
+    settings = Settings(engine=engine, timeout_ms=3_600_000)
+    metrics = Metrics()
+    service = Service(Repository(settings, metrics), settings, metrics)
+    service.repository.load([bundle])
+
+    async def answer(lines: list[bytes]) -> list[Answer | ServiceError]:
+        parsed = [_item(line, orjson.loads, orjson.JSONDecodeError) for line in lines]
+        good = [item for item in parsed if not isinstance(item, InputError)]
+        answers = iter(await service.predict_many(Target(bundle.manifest.task), good))
+        return [item if isinstance(item, InputError) else next(answers) for item in parsed]
+
+    failed = 0
+    with _bytes(source, "rb") as read, _bytes(target, "wb") as write, progress() as display, asyncio.Runner() as runner:
+        bar = display.add_task("predict", total=None)
+        lines = (line for line in read if line.strip())
+        while chunk := list(itertools.islice(lines, settings.max_items)):
+            for result in runner.run(answer(chunk)):
+                failed += not isinstance(result, Answer)
+                body = result.to_json() if isinstance(result, Answer) else {"error": problem(result)}
+                write.write(orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY))
+            display.advance(bar, len(chunk))
+    service.close()
+    return failed
+
+
+def _item(line: bytes, loads: Any, broken: type[Exception]) -> Any:
+    """An item, or the InputError that its line deserves."""
+    from wander.errors import InputError, MalformedBody
+
+    try:
+        item = loads(line)
+    except broken as error:
+        return MalformedBody(f"the line is not JSON: {error}")
+    return item if isinstance(item, dict) else InputError("an item must be a JSON object")
+
+
+@contextmanager
+def _bytes(path: str, mode: str) -> Iterator[IO[bytes]]:
+    """A file, or the standard stream that `-` means."""
+    from wander.errors import UsageError
+
+    if path == "-":
+        yield sys.stdin.buffer if mode == "rb" else sys.stdout.buffer
+        sys.stdout.flush()
+        return
+    try:
+        file = open(path, mode)  # noqa: SIM115  closed below
+    except OSError as error:
+        raise UsageError(f"{path} cannot be opened: {error.strerror}") from error
+    with file:
+        yield file
+
+
+def _announce(url: str, service: Service) -> None:
+    """Says on stderr what is served, with a `curl` line for every model that can be pasted as it is."""
+    stderr.print(f"serving on {url}  (documentation: {url}/docs)", markup=False)
+    for model in service.repository.models:
+        task = model.bundle.manifest.task.replace("_", "-")
+        example = model.bundle.path / "example.json"
+        asked = f"{url}/v1/{task}?model={quote(model.name)}"
+        line = shlex.join(["curl", "-s", asked, "-H", "content-type: application/json", "-d", f"@{example}"])
+        stderr.print(f"  {line}", markup=False, soft_wrap=True)

@@ -1,0 +1,67 @@
+"""What the server counts, for Prometheus. One registry an application, so that two in one process do not mix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+SECONDS = (
+    0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+MODEL = ("model", "version", "adapter")
+
+
+class Metrics:
+    """Durations are in seconds."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Histogram(
+            "wander_request_seconds",
+            "From the first byte of a request to the last of its answer.",
+            ("route", "status"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.stages = Histogram(
+            "wander_stage_seconds",
+            "What one item spent in preprocess, queue, inference and postprocess.",
+            (*MODEL, "stage"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.batch_rows = Histogram(
+            "wander_batch_rows", "Rows of a batch.", (*MODEL, "graph", "engine"), buckets=ROWS, registry=registry
+        )
+        self.batch_seconds = Histogram(
+            "wander_batch_seconds",
+            "Time an engine took for a batch.",
+            (*MODEL, "graph", "engine"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.rejections = Counter(
+            "wander_rejections_total", "Items that were not answered.", ("model", "reason"), registry=registry
+        )
+
+
+class QueueCollector(Collector):
+    """Reads the queues when they are asked for, so that nothing has to be kept up to date.
+
+    Args:
+        queues: yields ((model, version, adapter, graph), rows that wait).
+    """
+
+    def __init__(self, queues: Iterable[tuple[tuple[str, ...], int]]) -> None:
+        self._queues = queues
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily("wander_queue_rows", "Rows that wait for a graph.", labels=[*MODEL, "graph"])
+        for labels, rows in self._queues:
+            family.add_metric(labels, rows)
+        yield family

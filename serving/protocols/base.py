@@ -1,0 +1,127 @@
+"""What every protocol offers, and the one table from error classes to HTTP statuses."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from serving.service import Service
+from wander.errors import (
+    DeadlineExceeded,
+    EngineError,
+    Forbidden,
+    InputError,
+    MalformedBody,
+    NotFound,
+    NotReady,
+    Overloaded,
+    ServiceError,
+    TooLarge,
+    Unauthorized,
+    UnsupportedMedia,
+)
+
+STATUS: dict[type[ServiceError], int] = {
+    InputError: 422,
+    MalformedBody: 400,
+    TooLarge: 413,
+    UnsupportedMedia: 415,
+    NotFound: 404,
+    Unauthorized: 401,
+    Forbidden: 403,
+    Overloaded: 429,
+    NotReady: 503,
+    DeadlineExceeded: 504,
+    EngineError: 500,
+}
+
+TIMEOUT_HEADER = "x-request-timeout-ms"
+
+
+def status_of(error: ServiceError) -> int:
+    """The status of an error's class, or of the nearest class above it."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def retry_headers(error: ServiceError) -> dict[str, str]:
+    """`Retry-After`, for errors after which trying again is sensible."""
+    if isinstance(error, Overloaded | NotReady):
+        return {"Retry-After": str(math.ceil(error.retry_after))}
+    return {}
+
+
+def problem(error: ServiceError, status: int | None = None) -> dict[str, Any]:
+    """An error as RFC 9457 has it; `field` is an extension member. The status is that of its class if none is given."""
+    name = type(error).__name__
+    field = error.field if isinstance(error, InputError) else None
+    return {
+        "type": f"urn:wander:error:{name}",
+        "title": TITLES.get(type(error), name),
+        "status": status or status_of(error),
+        "detail": str(error),
+        **({"field": field} if field is not None else {}),
+    }
+
+
+TITLES: dict[type[ServiceError], str] = {
+    InputError: "The input is not valid",
+    MalformedBody: "The body cannot be parsed",
+    TooLarge: "The request is too large",
+    UnsupportedMedia: "The media type is not supported",
+    NotFound: "Not found",
+    Unauthorized: "A key is needed",
+    Forbidden: "The key does not allow this",
+    Overloaded: "The queue is full",
+    NotReady: "Not ready",
+    DeadlineExceeded: "The deadline passed",
+    EngineError: "The engine failed",
+}
+
+
+def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """JSON by orjson, which also reads numpy's numbers."""
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, status, dict(headers or {}), media_type="application/json")
+
+
+def deadline(request: Request) -> float | None:
+    """The deadline that the request names, on the clock of `time.monotonic()`. Raises InputError for no number."""
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return None
+    try:
+        milliseconds = float(text)
+    except ValueError:
+        milliseconds = math.nan
+    if not 0 < milliseconds < math.inf:
+        raise InputError(f"{TIMEOUT_HEADER} must be a positive number of milliseconds, not {text!r}", TIMEOUT_HEADER)
+    return time.monotonic() + milliseconds / 1000
+
+
+class Protocol(ABC):
+    """Routes under one prefix, and the form that errors take there."""
+
+    prefix: ClassVar[str]
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    @abstractmethod
+    def router(self) -> APIRouter:
+        """The routes, with their full paths."""
+
+    def error(self, error: ServiceError, status: int | None = None) -> Response:
+        """How this protocol says that a request failed. Problem details, unless it has a form of its own."""
+        content = problem(error, status)
+        media = "application/problem+json"
+        return Response(orjson.dumps(content), content["status"], retry_headers(error), media_type=media)
+
+    def document(self, openapi: dict[str, Any]) -> None:
+        """Completes the OpenAPI document with what is known only once models are loaded (in place)."""
+        return

@@ -1,0 +1,30 @@
+"""Every setting of the server. Each is an option of `wander serve` and an environment variable `WANDER_*`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from wander.engines import DEFAULT_ENGINE
+
+
+class Settings(BaseSettings):
+    """Sizes are in bytes or rows, times in milliseconds or seconds as their names say."""
+
+    model_config = SettingsConfigDict(env_prefix="WANDER_", frozen=True, extra="forbid")
+
+    models: Path = Field(default=Path("models"), description="Folder with a folder for every model.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    engine: str = Field(default=DEFAULT_ENGINE, description="What runs the graphs.")
+    instances: int = Field(default=1, ge=1, description="Engine instances of every graph.")
+    threads: int = Field(default=0, ge=0, description="Threads of one instance; 0: the cores shared out.")
+    max_queue_rows: int = Field(default=4096, ge=1, description="Rows that may wait for one graph; more are refused.")
+    batch_delay_ms: float = Field(default=0.0, ge=0, description="How long an idle engine waits for company.")
+    max_body_bytes: int = Field(default=32 << 20, ge=1, description="Largest body of a request.")
+    max_items: int = Field(default=1024, ge=1, description="Most items of one bulk request.")
+    timeout_ms: float = Field(default=30_000, gt=0, description="Deadline of a request that names none.")
+    drain_s: float = Field(default=10.0, ge=0, description="How long a stopping server finishes its requests.")
+    log_level: str = Field(default="info", description="debug, info, warning or error.")
