@@ -88,7 +88,7 @@ class Bundle:
             with np.load(path, allow_pickle=False) as archive:
                 inputs = {spec.name: archive[spec.name] for spec in signature.inputs}
                 expected = {spec.name: archive[EXPECTED + spec.name] for spec in signature.outputs}
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise BundleError(f"{path} does not hold the samples of graph {graph}: {error}") from error
         return Samples(inputs, expected)
 
