@@ -1,0 +1,1 @@
+"""Measurements of this project: folds, adapter forms, start-up. Ratios within one run are the result."""
