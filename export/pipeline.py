@@ -75,13 +75,15 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
         for name, tower in reference.items()
     }
     manifest = _manifest(loaded, graphs, folds)
-    bound = task(manifest)  # what the server will need of the manifest must be there now
-    towers = {}
-    for name, graph in graphs.items():
-        step(f"reference {name}")
-        inputs = _inputs(loaded, name, manifest, options)
-        towers[name] = Tower(graph, inputs, run(reference[name], inputs.arrays))
     with drafting(model) as draft:
+        for name, content in loaded.assets.items():
+            (draft.path / name).write_bytes(content)
+        bound = task(manifest, draft.path)  # what the server will need of the manifest must be there now
+        towers = {}
+        for name, graph in graphs.items():
+            step(f"reference {name}")
+            inputs = _inputs(loaded, name, bound, options)
+            towers[name] = Tower(graph, inputs, run(reference[name], inputs.arrays))
         for name, graph in graphs.items():
             step(f"trace {name}")
             onnx.save(trace(host, name, task.output), draft.path / graph.file)
@@ -141,11 +143,11 @@ def _manifest(loaded: Loaded, graphs: dict[str, Graph], folds: list[str]) -> Man
     )
 
 
-def _inputs(loaded: Loaded, tower: str, manifest: Manifest, options: Options) -> samples.Inputs:
+def _inputs(loaded: Loaded, tower: str, task: Task, options: Options) -> samples.Inputs:
     if options.samples is not None:
-        return samples.from_file(options.samples, manifest.graphs[tower].signature)
+        return samples.from_file(options.samples, task.manifest.graphs[tower].signature)
     if options.data is not None:
-        return samples.from_data(options.data, options.split, tower, manifest)
+        return samples.from_data(options.data, options.split, tower, task)
     return samples.random_inputs(loaded.host, tower, options.seed)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 
 from wander.backbones import Host
 from wander.errors import InputError, UsageError
-from wander.manifest import Manifest
+from wander.npz import read_npz_file
 from wander.signature import Signature
-from wander.tasks import tasks
+from wander.tasks import Task
 
 RANDOM_ROWS = 16
 DATA_ROWS = 512
@@ -39,20 +38,20 @@ def random_inputs(host: Host, tower: str, seed: int) -> Inputs:
 def from_file(path: Path, signature: Signature) -> Inputs:
     """An .npz file with one array (rows, ..) for every input. Raises UsageError that names what does not fit."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {spec.name: archive[spec.name].astype(spec.dtype) for spec in signature.inputs}
+        found = read_npz_file(path)
+        arrays = {spec.name: found[spec.name].astype(spec.dtype) for spec in signature.inputs}
         signature.check(arrays)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, InputError) as error:
+    except (KeyError, InputError) as error:
         raise UsageError(f"{path} cannot serve as samples: {error}") from error
     return Inputs(arrays, path.name)
 
 
-def from_data(folder: Path, split: str, tower: str, manifest: Manifest) -> Inputs:
-    """The first rows of one split of a data set, preprocessed as the manifest says."""
+def from_data(folder: Path, split: str, tower: str, task: Task) -> Inputs:
+    """The first rows of one split of a data set, preprocessed as the task does it for its first operation."""
     from wander.training.datasets import open_dataset
 
-    rows = open_dataset(folder).load(folder, split, manifest.graphs[tower].signature.inputs)
-    task = tasks.get(manifest.task)(manifest)
-    calls = [task.preprocess(item)[tower] for item in rows.items[:DATA_ROWS]]
+    rows = open_dataset(folder).load(folder, split, task.manifest.graphs[tower].signature.inputs)
+    operation = task.operation(next(iter(task.operations)))
+    calls = [operation.preprocess(item)[tower] for item in rows.items[:DATA_ROWS]]
     arrays = {name: np.stack([call[name] for call in calls]) for name in calls[0]}
     return Inputs(arrays, f"{folder.name}, split {split}", rows.labels[:DATA_ROWS])

@@ -130,12 +130,11 @@ def predict(
 
 def _predict_tensors(bundle: Bundle, engine: str, graph: str | None, source: Path, target: Path) -> int:
     """One graph over all rows of an .npz, in batches of the largest size. Returns the number of rows."""
-    import zipfile
-
     import numpy as np
 
     from wander.engines import EngineOptions, engines
     from wander.errors import UsageError
+    from wander.npz import read_npz_file
 
     graphs = bundle.manifest.graphs
     if graph is None and len(graphs) > 1:
@@ -143,11 +142,7 @@ def _predict_tensors(bundle: Bundle, engine: str, graph: str | None, source: Pat
     name = graph or next(iter(graphs))
     if name not in graphs:
         raise UsageError(f"there is no graph {name!r} in the bundle; there are: {', '.join(graphs)}")
-    try:
-        with np.load(source, allow_pickle=False) as archive:
-            inputs = {key: archive[key] for key in archive.files}
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:  # TypeError: it is an .npy
-        raise UsageError(f"{source} is no .npz of tensors: {error}") from error
+    inputs = read_npz_file(source)
     rows, size = graphs[name].signature.check(inputs), graphs[name].max_batch_size
     with (
         engines.get(engine).open(bundle.graph_path(name), graphs[name].signature, EngineOptions()) as session,
@@ -175,16 +170,20 @@ def _predict_items(bundle: Bundle, engine: str, source: str, target: str) -> int
     from serving.service import Answer, Service, Target
     from serving.settings import Settings
     from wander.errors import InputError, ServiceError
+    from wander.tasks import tasks
 
     settings = Settings(engine=engine, timeout_ms=3_600_000)
     metrics = Metrics()
     service = Service(Repository(settings, metrics), settings, metrics)
     service.repository.load([bundle])
 
+    task = tasks.get(bundle.manifest.task)
+    target_of = Target(bundle.manifest.task, next(iter(task.operations)))
+
     async def answer(lines: list[bytes]) -> list[Answer | ServiceError]:
         parsed = [_item(line, orjson.loads, orjson.JSONDecodeError) for line in lines]
         good = [item for item in parsed if not isinstance(item, InputError)]
-        answers = iter(await service.predict_many(Target(bundle.manifest.task), good))
+        answers = iter(await service.predict_many(target_of, good))
         return [item if isinstance(item, InputError) else next(answers) for item in parsed]
 
     failed = 0
@@ -233,8 +232,9 @@ def _announce(url: str, service: Service) -> None:
     """Says on stderr what is served, with a `curl` line for every model that can be pasted as it is."""
     stderr.print(f"serving on {url}  (documentation: {url}/docs)", markup=False)
     for model in service.repository.models:
-        task = model.bundle.manifest.task.replace("_", "-")
+        first = next(iter(model.task.operations))
+        path = "/".join(filter(None, (model.bundle.manifest.task.replace("_", "-"), first)))
         example = model.bundle.path / "example.json"
-        asked = f"{url}/v1/{task}?model={quote(model.name)}"
+        asked = f"{url}/v1/{path}?model={quote(model.name)}"
         line = shlex.join(["curl", "-s", asked, "-H", "content-type: application/json", "-d", f"@{example}"])
         stderr.print(f"  {line}", markup=False, soft_wrap=True)

@@ -98,7 +98,7 @@ class Repository:
         """Verifies the files, opens every graph, and compares the answers to its samples with those of the export."""
         bundle.verify()
         manifest = bundle.manifest
-        task = tasks.get(manifest.task)(manifest)
+        task = tasks.get(manifest.task)(manifest, bundle.path)
         engine = engines.get(self.settings.engine)
         threads = self.settings.threads or max(1, len(os.sched_getaffinity(0)) // self.settings.instances)
         queues: dict[str, Batcher] = {}

@@ -53,9 +53,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Target:
-    """Which model a request means. Without a name, the only one that does the task."""
+    """Which model a request means, and what is asked of it. Without a name, the only one that does the task."""
 
     task: str
+    operation: str = ""
     model: str | None = None
     version: str | None = None
     adapter: str | None = None
@@ -92,7 +93,7 @@ class Service:
         """
         model = self.resolve(target)
         try:
-            return await self._answer(model, item, self._deadline(deadline))
+            return await self._answer(model, target.operation, item, self._deadline(deadline))
         except ServiceError as error:
             self._count(model, error)
             raise
@@ -108,18 +109,22 @@ class Service:
             raise TooLarge(f"{len(items)} items are more than the {self.settings.max_items} of one request", "items")
         model = self.resolve(target)
         until = self._deadline(deadline)
-        return list(await asyncio.gather(*(self._attempt(model, i, item, until) for i, item in enumerate(items))))
+        name = target.operation
+        return list(await asyncio.gather(*(self._attempt(model, name, i, item, until) for i, item in enumerate(items))))
 
-    async def _attempt(self, model: Model, index: int, item: Item, deadline: float) -> Answer | ServiceError:
+    async def _attempt(
+        self, model: Model, operation: str, index: int, item: Item, deadline: float
+    ) -> Answer | ServiceError:
         try:
-            return await self._answer(model, item, deadline)
+            return await self._answer(model, operation, item, deadline)
         except ServiceError as error:
             self._count(model, error)
             return error.within(f"items[{index}]") if isinstance(error, InputError) else error
 
-    async def _answer(self, model: Model, item: Item, deadline: float) -> Answer:
+    async def _answer(self, model: Model, operation: str, item: Item, deadline: float) -> Answer:
         timing = Timing()
-        calls: Calls = await self._timed(timing, "preprocess", model.task.preprocess, item)
+        asked = model.task.operation(operation)
+        calls: Calls = await self._timed(timing, "preprocess", asked.preprocess, item)
         queues = model.queues
         results: list[Result] = await asyncio.gather(
             *(queues[graph].submit(_as_batch(arrays), deadline) for graph, arrays in calls.items())
@@ -132,7 +137,7 @@ class Service:
         }
         _check_finite(outputs)
         started = time.monotonic()
-        content = model.task.postprocess(item, outputs)
+        content = asked.postprocess(item, outputs)
         timing.postprocess = time.monotonic() - started
         for stage, seconds in vars(timing).items():
             self.metrics.stages.labels(*model.labels, stage).observe(seconds)

@@ -19,6 +19,7 @@ GROUND = {
     "wander.manifest",
     "wander.files",
     "wander.bundle",
+    "wander.npz",
     "wander.registry",
     "wander.console",
 }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wander.errors import BundleError, UsageError
+from wander.errors import BundleError, InputError, UsageError
 from wander.files import flush, relative_files, sha256, staging, sync
 from wander.manifest import Manifest
+from wander.npz import read_npz_file
 
 MANIFEST = "manifest.json"
 PARITY = "parity.json"
@@ -85,10 +85,10 @@ class Bundle:
         path = self.path / "samples" / f"{graph}.npz"
         signature = self.manifest.graphs[graph].signature
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                inputs = {spec.name: archive[spec.name] for spec in signature.inputs}
-                expected = {spec.name: archive[EXPECTED + spec.name] for spec in signature.outputs}
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            arrays = read_npz_file(path)
+            inputs = {spec.name: arrays[spec.name] for spec in signature.inputs}
+            expected = {spec.name: arrays[EXPECTED + spec.name] for spec in signature.outputs}
+        except (InputError, KeyError) as error:
             raise BundleError(f"{path} does not hold the samples of graph {graph}: {error}") from error
         return Samples(inputs, expected)
 

@@ -43,5 +43,5 @@ def convert(source: Path, out: Path, given: Mapping[str, Any]) -> Converted:
     """Writes `out/adapter` and `out/backbone`. Raises as `interpret` does, and UsageError if `out` exists."""
     converted = interpret(source, given)
     backbone_id = str(given.get("backbone_id", f"{source.stem}-{sha256(source)[:12]}"))
-    folder.save(converted.host, converted.head, converted.about, out, backbone_id)
+    folder.save(converted.host, converted.head, converted.about, out, backbone_id, converted.assets)
     return converted

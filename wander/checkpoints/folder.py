@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,25 +49,40 @@ class Description(BaseModel):
 
 
 class AdapterFile(Description):
-    """`adapter_config.json`. `adapter` holds kind and sizes, or null for a host whose head alone was trained."""
+    """`adapter_config.json`.
+
+    Attributes:
+        adapter: kind and sizes, or null for a host whose head alone was trained.
+        assets: names of the files beside it that the preprocessing needs (a tokenizer, say).
+    """
 
     schema_version: Literal[1] = 1
     adapter: dict[str, Any] | None
     head: dict[str, Any] = Field(default_factory=dict)
     backbone: BackboneRef
+    assets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A host with its weights, in eval mode, and what was written about it."""
+    """A host with its weights, in eval mode, what was written about it, and the files that its preprocessing needs."""
 
     host: Host
     about: AdapterFile
+    assets: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def save(host: Host, head: Mapping[str, Any], about: Description, out: Path, backbone_id: str) -> None:
+def save(
+    host: Host,
+    head: Mapping[str, Any],
+    about: Description,
+    out: Path,
+    backbone_id: str,
+    assets: Mapping[str, bytes] | None = None,
+) -> None:
     """Writes `out/adapter` and `out/backbone`, both or none. Raises UsageError if `out` exists."""
     adapted, frozen = host.split_state()
+    assets = assets or {}
     with new_folder(out) as folder:
         backbone = folder / "backbone"
         backbone.mkdir()
@@ -82,7 +97,10 @@ def save(host: Host, head: Mapping[str, Any], about: Description, out: Path, bac
             adapter=module.config.model_dump(mode="json") if module is not None else None,
             head=dict(head),
             backbone=reference,
+            assets=tuple(sorted(assets)),
         )
+        for name, content in assets.items():
+            (adapter / name).write_bytes(content)
         write_json(adapter / ADAPTER_CONFIG, file.model_dump(mode="json"))
         write_tensors(adapter / ADAPTER_WEIGHTS, adapted)
 
@@ -105,7 +123,16 @@ def load(adapter: Path, backbone: Path) -> Loaded:
         )
     host = build(about, sizes, adapter)
     load_strictly(host, read_tensors(adapter / ADAPTER_WEIGHTS), read_tensors(weights))
-    return Loaded(host.eval(), about)
+    return Loaded(host.eval(), about, {name: _asset(adapter, name) for name in about.assets})
+
+
+def _asset(adapter: Path, name: str) -> bytes:
+    if Path(name).name != name or name.startswith("."):
+        raise CheckpointError(f"{adapter / ADAPTER_CONFIG}: assets: {name!r} is not the name of a file beside it")
+    try:
+        return (adapter / name).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{adapter / name} cannot be read: {error}") from error
 
 
 def build(about: AdapterFile, sizes: Mapping[str, Any], where: Path) -> Host:

@@ -7,6 +7,7 @@ manifest declares, never something else.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wander.errors import BundleError, InputError
 from wander.manifest import Manifest, first_problem
 from wander.signature import Arrays, TensorSpec
-from wander.tasks.base import Calls, Item, Task, array_schema
+from wander.tasks.base import Calls, Item, Operation, Task, array_schema
 
 EXAMPLE_ROWS = 2
 
@@ -36,11 +37,11 @@ class SequencePreprocessing(BaseModel):
     padding: dict[str, tuple[float, ...]] = Field(default_factory=dict)
 
 
-class SequenceTask(Task):
+class SequenceTask(Task, Operation):
     """A task with a single graph, `model`, whose inputs are float32 sequences (batch, ℓ_m, D_m)."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        super().__init__(manifest)
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        super().__init__(manifest, folder)
         try:
             declared = SequencePreprocessing.model_validate(manifest.preprocessing)
         except ValidationError as error:
@@ -62,6 +63,9 @@ class SequenceTask(Task):
         for field in ("missing", "padding"):
             if unknown := sorted(set(getattr(declared, field)) - names):
                 raise BundleError(f"preprocessing.{field} names {unknown[0]}, which is no input of the graph")
+
+    def operation(self, name: str) -> Operation:
+        return self
 
     def preprocess(self, item: Item) -> Calls:
         if unknown := sorted(set(item) - set(self.rows)):

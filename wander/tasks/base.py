@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,20 +21,8 @@ Calls = dict[str, dict[str, NDArray[Any]]]
 """Graph name -> tensor name -> array of one item, without the batch dimension."""
 
 
-class Task(ABC):
-    """A task bound to one bundle.
-
-    Class attributes:
-        summary: one line for people.
-        output: name that the single graph of such a bundle gives its result.
-    """
-
-    summary: ClassVar[str]
-    output: ClassVar[str]
-
-    def __init__(self, manifest: Manifest) -> None:
-        """Raises BundleError if the manifest lacks what this task needs."""
-        self.manifest = manifest
+class Operation(ABC):
+    """One thing that can be asked of a model: an item in, an answer out."""
 
     @abstractmethod
     def preprocess(self, item: Item) -> Calls:
@@ -45,11 +34,43 @@ class Task(ABC):
 
     @abstractmethod
     def schema(self) -> dict[str, Any]:
-        """JSON schema of one item."""
+        """JSON schema of one item, an object."""
+
+
+class Task(ABC):
+    """A task bound to one bundle.
+
+    Class attributes:
+        summary: one line for people.
+        output: name that the single graph of such a bundle gives its result; unused by hosts of several graphs.
+        operations: what can be asked, by name, with one line for people each. The empty name is the task itself:
+            `POST /v1/<task>`; others are `POST /v1/<task>/<operation>`.
+        uploads: fields of an item that are files; in JSON they are base64.
+    """
+
+    summary: ClassVar[str]
+    output: ClassVar[str] = ""
+    operations: ClassVar[Mapping[str, str]]
+    uploads: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        """Binds to a manifest and the folder in which the files are that its preprocessing names.
+
+        Raises BundleError if something that this task needs is missing or does not fit.
+        """
+        self.manifest = manifest
+
+    @abstractmethod
+    def operation(self, name: str) -> Operation:
+        """The operation of that name, one of `operations`."""
 
     @abstractmethod
     def example(self, calls: Mapping[str, Arrays]) -> dict[str, Any]:
-        """A small item of plain JSON values, made from the tensors of one item (as `preprocess` gives them)."""
+        """A small item of plain JSON values for the first operation.
+
+        `calls` holds the tensors of one sample (as `preprocess` gives them), to be used where an item can be made of
+        them.
+        """
 
     @classmethod
     def decisions(cls, outputs: Arrays) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,10 +21,11 @@ class Emotion(SequenceTask):
     """The graph's `logits` (batch, classes) go through a softmax."""
 
     summary: ClassVar[str] = "Emotion of an utterance from text, audio and video features"
+    operations: ClassVar[Mapping[str, str]] = {"": summary}
     output: ClassVar[str] = "logits"
 
-    def __init__(self, manifest: Manifest) -> None:
-        super().__init__(manifest)
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        super().__init__(manifest, folder)
         dims = manifest.graphs["model"].signature.outputs[0].item_dims
         if dims != (len(manifest.labels),):
             raise BundleError(f"labels: {len(manifest.labels)} names do not fit logits of size {dims}")

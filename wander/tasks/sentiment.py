@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,10 +20,11 @@ class Sentiment(SequenceTask):
     """The graph's `score` (batch, 1) is a regression; its sign decides the label."""
 
     summary: ClassVar[str] = "Sentiment of an utterance from text, audio and video features"
+    operations: ClassVar[Mapping[str, str]] = {"": summary}
     output: ClassVar[str] = "score"
 
-    def __init__(self, manifest: Manifest) -> None:
-        super().__init__(manifest)
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        super().__init__(manifest, folder)
         dims = manifest.graphs["model"].signature.outputs[0].item_dims
         if dims != (1,):
             raise BundleError(

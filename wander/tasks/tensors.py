@@ -14,6 +14,7 @@ class Tensors(SequenceTask):
     """Every output of the graph, as nested lists under its name."""
 
     summary: ClassVar[str] = "The model's tensors as they are, from feature sequences"
+    operations: ClassVar[Mapping[str, str]] = {"": summary}
     output: ClassVar[str] = "tokens"
 
     def postprocess(self, item: Item, outputs: Mapping[str, Arrays]) -> dict[str, Any]:

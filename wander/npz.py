@@ -1,4 +1,4 @@
-""".npz bodies from strangers: arrays of numbers only, and never more memory than the limit says.
+""".npz files from strangers: arrays of numbers only, and never more memory than the limit says.
 
 numpy allocates what a header claims before it reads, and fails at strange headers in many ways; so they are read here,
 in the one form that numpy writes. Nothing is unpickled.
@@ -13,6 +13,7 @@ import re
 import struct
 import zipfile
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,16 @@ def read_npz(body: bytes, max_bytes: int) -> dict[str, NDArray[Any]]:
                     arrays[name] = _read_npy(file.read(member.file_size + 1), name)
             return arrays
     except BROKEN as error:
-        raise MalformedBody(f"the body is not a whole .npz file: {error}") from error
+        raise MalformedBody(f"it is not a whole .npz file: {error}") from error
+
+
+def read_npz_file(path: Path, max_bytes: int = 16 << 30) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz on disk. Raises InputError as `read_npz` does, also for a file that cannot be read."""
+    try:
+        body = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    return read_npz(body, max_bytes)
 
 
 def _read_npy(data: bytes, name: str) -> NDArray[Any]:

@@ -1,0 +1,79 @@
+"""What the OpenAPI document says of the routes of our own protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from serving.protocols._bodies import ADDRESS
+from serving.repository import Model
+from wander.bundle import EXAMPLE
+from wander.tasks.base import Item
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/problem+json": {"schema": {"type": "object"}}}}
+    for status, text in {
+        400: "the body cannot be parsed",
+        404: "no such model, version or adapter",
+        413: "too large",
+        415: "media type not supported",
+        422: "the input is not valid; names the field",
+        429: "the queue is full; see Retry-After",
+        500: "the engine failed on this item",
+        503: "loading or draining; see Retry-After",
+        504: "the deadline passed",
+    }.items()
+}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "the answer", "content": {"application/json": {"schema": {"type": "object"}}}},
+    **PROBLEMS,
+}
+
+
+def example(model: Model) -> Item:
+    """The item that came with the bundle, for the first operation of its task."""
+    item: dict[str, Any] = orjson.loads((model.bundle.path / EXAMPLE).read_bytes())
+    return item
+
+
+def request_body(uploads: tuple[str, ...], operation: str, models: list[Model]) -> dict[str, Any]:
+    """The request body of one route, as the loaded models have it."""
+    schemas = [_items(model.task.operation(operation).schema()) for model in models] or [{"type": "object"}]
+    examples = {
+        model.name: {"summary": f"an input for {model.name}", "value": example(model)}
+        for model in models
+        if operation == next(iter(model.task.operations))
+    }
+    json = {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
+    return {
+        "required": True,
+        "content": {
+            "application/json": {**json, **({"examples": examples} if examples else {})},
+            "multipart/form-data": {"schema": _form(uploads, operation, models)},
+        },
+    }
+
+
+def _items(item: Mapping[str, Any]) -> dict[str, Any]:
+    """One item, or a list of them, and the model that they are meant for."""
+    names = {name: {"type": "string"} for name in ADDRESS}
+    single = {**item, "properties": {**item["properties"], **names}}
+    bulk = {
+        "type": "object",
+        "properties": {"items": {"type": "array", "items": item, "minItems": 1}, **names},
+        "required": ["items"],
+        "additionalProperties": False,
+    }
+    return {"anyOf": [single, bulk]}
+
+
+def _form(uploads: tuple[str, ...], operation: str, models: list[Model]) -> dict[str, Any]:
+    """The fields of a form: those of an item with its files, or one .npz."""
+    binary = {"type": "string", "format": "binary"}
+    if not uploads:
+        return {"type": "object", "properties": {"file": binary}, "required": ["file"]}
+    item = models[0].task.operation(operation).schema() if models else {"properties": {}}
+    files = {name: binary for name in uploads if name in item["properties"] or not models}
+    return {"type": "object", **item, "properties": {**item["properties"], **files}}
