@@ -44,7 +44,7 @@ def measure(data: Path, seed: int, split: str) -> dict[str, Row]:
     }
     about = describe(corpus)
     return {
-        name: {key: value or 0.0 for key, value in evaluate_host(model, about, data, split).metrics.items()}
+        name: {key: value or 0.0 for key, value in evaluate_host(model, about, Path(), data, split).metrics.items()}
         for name, model in readings.items()
     }
 

@@ -48,10 +48,8 @@ def from_file(path: Path, signature: Signature) -> Inputs:
 
 def from_data(folder: Path, split: str, tower: str, task: Task) -> Inputs:
     """The first rows of one split of a data set, preprocessed as the task does it for its first operation."""
-    from wander.training.datasets import open_dataset
+    from wander.training.datasets import load_arrays
 
-    rows = open_dataset(folder).load(folder, split, task.manifest.graphs[tower].signature.inputs)
-    operation = task.operation(next(iter(task.operations)))
-    calls = [operation.preprocess(item)[tower] for item in rows.items[:DATA_ROWS]]
-    arrays = {name: np.stack([call[name] for call in calls]) for name in calls[0]}
-    return Inputs(arrays, f"{folder.name}, split {split}", rows.labels[:DATA_ROWS])
+    arrays, labels = load_arrays(folder, split, task, tower)
+    arrays = {name: value[:DATA_ROWS] for name, value in arrays.items()}
+    return Inputs(arrays, f"{folder.name}, split {split}", labels[:DATA_ROWS])

@@ -125,13 +125,13 @@ def test_training_tensors_are_those_of_the_served_task(tiny_data: Path, tiny_set
     host = fresh_host(corpus, tiny_settings, None)
     trained_on = corpus.examples(corpus.valid, host, describe(corpus))
     manifest = draft_manifest(describe(corpus), host)
-    served = tasks.get("sentiment")(type(manifest).from_json(manifest.to_json()))
+    served = tasks.get("sentiment")(type(manifest).from_json(manifest.to_json()), tiny_data)
     for row, item in enumerate(corpus.valid.items):
         request = json.loads(json.dumps({name: value.tolist() for name, value in item.items()}))
         tensors = served.preprocess(request)["model"]
         for name, value in zip(corpus.widths, trained_on.inputs, strict=True):
             np.testing.assert_array_equal(tensors[name], value[row].numpy())
-    loaded, labels = load_arrays(tiny_data, "valid", manifest)
+    loaded, labels = load_arrays(tiny_data, "valid", served, "model")
     np.testing.assert_array_equal(loaded["text"], trained_on.inputs[0].numpy())
     np.testing.assert_array_equal(labels[:, None], trained_on.targets.numpy())
 
@@ -172,9 +172,9 @@ def test_an_item_that_the_task_refuses_is_named(tiny_data: Path, tiny_settings: 
 
 def test_an_empty_split_is_refused(tiny_data: Path, tiny_settings: SentimentSettings) -> None:
     corpus = Corpus(tiny_data, tiny_settings.length)
-    task = tasks.get("sentiment")(draft_manifest(describe(corpus), fresh_host(corpus, tiny_settings, None)))
+    task = tasks.get("sentiment")(draft_manifest(describe(corpus), fresh_host(corpus, tiny_settings, None)), tiny_data)
     with pytest.raises(UsageError, match="empty"):
-        arrays(corpus.valid.take([]), task)
+        arrays(corpus.valid.take([]), task, "model")
 
 
 def test_the_real_data_set(mosi_data: Path) -> None:

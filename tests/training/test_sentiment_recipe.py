@@ -151,7 +151,9 @@ def test_the_example_is_an_item_of_the_task_and_none_of_the_data(
     tiny_data: Path, tiny_settings: SentimentSettings
 ) -> None:
     trained = train(tiny_data, tiny_settings)
-    tensors = tasks.get("sentiment")(draft_manifest(trained.about, trained.host)).preprocess(trained.example)["model"]
+    tensors = tasks.get("sentiment")(draft_manifest(trained.about, trained.host), Path()).preprocess(trained.example)[
+        "model"
+    ]
     assert {name: len(rows) for name, rows in trained.example.items()} == {"text": 3, "audio": 3, "vision": 3}
     with np.load(tiny_data / "mosi_train.npz") as file:
         distances = np.abs(file["text"][:, None] - tensors["text"][None, :3]).max(-1)

@@ -28,7 +28,7 @@ def scores(loaded: Loaded, zeroed: bool = False) -> np.ndarray:
     if zeroed:
         assert host.adapter_module is not None
         host.adapter_module.zero_()
-    task = tasks.get(loaded.about.task)(draft_manifest(loaded.about, host))
+    task = tasks.get(loaded.about.task)(draft_manifest(loaded.about, host), ZOO)
     tensors = task.preprocess(json.loads((ZOO / "example.json").read_text(encoding="utf-8")))["model"]
     with torch.no_grad():
         return host(*(torch.from_numpy(value.copy())[None] for value in tensors.values())).numpy()

@@ -216,4 +216,5 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()}, path)
+    save_file({name: value.detach().contiguous() for name, value in tensors.items()}, path)
+    path.chmod(0o644)  # the library writes files that only their owner can read

@@ -55,20 +55,21 @@ def _checkpoint(path: Path, data: Path, split: str) -> Evaluation:
     if backbone is None:
         raise UsageError(f"{path} has no backbone beside it, and so cannot run")
     loaded = folder.load(adapter, backbone)
-    return evaluate_host(loaded.host, loaded.about, data, split)
+    return evaluate_host(loaded.host, loaded.about, adapter, data, split)
 
 
-def evaluate_host(host: Host, about: folder.Description, data: Path, split: str) -> Evaluation:
-    """Metrics of a host in memory, in eager torch."""
-    inputs, labels = load_arrays(data, split, draft_manifest(about, host))
-    tower = host.towers(tasks.get(about.task).output)["model"]
+def evaluate_host(host: Host, about: folder.Description, assets: Path, data: Path, split: str) -> Evaluation:
+    """Metrics of a host in memory, in eager torch. `assets` is where the files are that its preprocessing names."""
+    kind = tasks.get(about.task)
+    inputs, labels = load_arrays(data, split, kind(draft_manifest(about, host), assets), "model")
+    tower = host.towers(kind.output)["model"]
     outputs = joined([run(tower, part) for part in batches(inputs, BATCH)])
     return measured(about.task, "torch", outputs, labels)
 
 
 def _bundle(bundle: Bundle, data: Path, split: str, engine: str) -> Evaluation:
     bundle.verify()
-    inputs, labels = load_arrays(data, split, bundle.manifest)
+    inputs, labels = load_arrays(data, split, tasks.get(bundle.manifest.task)(bundle.manifest, bundle.path), "model")
     graph = bundle.manifest.graphs["model"]
     with engines.get(engine).open(bundle.graph_path("model"), graph.signature, EngineOptions()) as session:
         if not session.computes:

@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wander.errors import InputError, UsageError
-from wander.manifest import Manifest
 from wander.registry import Registry
-from wander.tasks import Task, tasks
+from wander.tasks import Task
 from wander.training.datasets.base import Dataset, Split
 
 datasets: Registry[Dataset] = Registry("wander.training.datasets", Dataset)
@@ -27,31 +26,29 @@ def open_dataset(folder: Path) -> Dataset:
     raise UsageError(f"{folder} is laid out as no data set known here ({layouts})")
 
 
-def load_arrays(folder: Path, split: str, manifest: Manifest) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
-    """Inputs (N, ..) of the graph `model` by name, and labels (N), of a split as the manifest's task preprocesses it.
+def load_arrays(folder: Path, split: str, task: Task, graph: str) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+    """Inputs (N, ..) of one graph by name, and labels (N), of a split as the task preprocesses it.
 
     Raises UsageError if the folder or the split does not fit the model.
     """
-    task = tasks.get(manifest.task)(manifest)
-    graph = manifest.graphs.get("model")
-    if graph is None:
-        raise UsageError(
-            f"a {manifest.task} model has the graphs {', '.join(manifest.graphs)}, which take no labelled items"
-        )
-    part = open_dataset(folder).load(folder, split, graph.signature.inputs)
-    return arrays(part, task), part.labels
+    if graph not in task.manifest.graphs:
+        names = ", ".join(task.manifest.graphs)
+        raise UsageError(f"a {task.manifest.task} model has the graphs {names}, which take no labelled items")
+    part = open_dataset(folder).load(folder, split, task.manifest.graphs[graph].signature.inputs)
+    return arrays(part, task, graph), part.labels
 
 
-def arrays(split: Split, task: Task) -> dict[str, NDArray[Any]]:
-    """The items of a split, preprocessed by the task that will serve: inputs (N, ..) of the graph `model` by name.
+def arrays(split: Split, task: Task, graph: str) -> dict[str, NDArray[Any]]:
+    """The items of a split, preprocessed by the task's first operation: inputs (N, ..) of one graph by name.
 
-    The one place where items become tensors, for training, evaluation and serving alike. Raises UsageError, naming the
+    The one place where items become tensors, for training, evaluation and export alike. Raises UsageError, naming the
     item, for one that the task refuses.
     """
+    operation = task.operation(next(iter(task.operations)))
     rows = []
     for name, item in zip(split.ids, split.items, strict=True):
         try:
-            rows.append(task.preprocess(item)["model"])
+            rows.append(operation.preprocess(item)[graph])
         except InputError as error:
             raise UsageError(f"item {name}: {error}") from error
     if not rows:

@@ -58,7 +58,9 @@ class Corpus:
 
     def examples(self, split: Split, host: Host, about: Description) -> Examples:
         """A split as tensors: inputs float32 (N, ℓ, D_m), targets float32 (N, 1)."""
-        inputs = arrays(split, tasks.get(about.task)(draft_manifest(about, host)))
+        # Feature sequences need no files beside the manifest.
+        task = tasks.get(about.task)(draft_manifest(about, host), Path())
+        inputs = arrays(split, task, "model")
         return Examples(
             tuple(torch.from_numpy(inputs[name]) for name in self.widths),
             torch.from_numpy(split.labels.astype(np.float32)).unsqueeze(1),
