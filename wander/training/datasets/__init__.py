@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from wander.errors import InputError, UsageError
 from wander.registry import Registry
 from wander.tasks import Task
-from wander.training.datasets.base import Dataset, Split
+from wander.training.datasets.base import Dataset, SequenceDataset, Split
 
 datasets: Registry[Dataset] = Registry("wander.training.datasets", Dataset)
 
@@ -56,4 +56,4 @@ def arrays(split: Split, task: Task, graph: str) -> dict[str, NDArray[Any]]:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-__all__ = ["Dataset", "Split", "arrays", "datasets", "load_arrays", "open_dataset"]
+__all__ = ["Dataset", "SequenceDataset", "Split", "arrays", "datasets", "load_arrays", "open_dataset"]

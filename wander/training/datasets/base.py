@@ -70,12 +70,16 @@ class Dataset(ABC):
         """Whether a folder is laid out like this."""
 
     @abstractmethod
-    def widths(self, folder: Path) -> dict[str, int]:
-        """Modalities in order, with the number of features of a row of each, as the training split has them."""
-
-    @abstractmethod
     def load(self, folder: Path, split: str, inputs: tuple[TensorSpec, ...]) -> Split:
         """A split (`train`, `valid`, `test`) as items for a model with these inputs.
 
         Raises UsageError if there is no such split, or if its features do not fit the inputs.
         """
+
+
+class SequenceDataset(Dataset):
+    """A data set whose items are one feature sequence a modality."""
+
+    @abstractmethod
+    def widths(self, folder: Path) -> dict[str, int]:
+        """Modalities in order, with the number of features of a row of each, as the training split has them."""

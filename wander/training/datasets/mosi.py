@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from wander.errors import UsageError
 from wander.signature import TensorSpec
-from wander.training.datasets.base import Dataset, Split
+from wander.training.datasets.base import SequenceDataset, Split
 
 FIELDS = {"text": "text", "audio": "audio", "vision": "video"}
 """Modality of the host -> array of the file."""
 
 
-class Mosi(Dataset):
+class Mosi(SequenceDataset):
     """Arrays of a split: `text`, `audio`, `video` (N, D_m), `label` (N), `id`, `video_id`, `segment` (N)."""
 
     layout: ClassVar[str] = "mosi_train.npz, mosi_valid.npz, mosi_test.npz"

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from wander.backbones import Host
 from wander.checkpoints.folder import Description
+from wander.errors import UsageError
 from wander.signature import BATCH, TensorSpec
 from wander.tasks import tasks
-from wander.training.datasets import Split, arrays, open_dataset
+from wander.training.datasets import SequenceDataset, Split, arrays, open_dataset
 from wander.training.evaluation import draft_manifest
 from wander.training.loop import Examples
 
@@ -34,6 +35,8 @@ class Corpus:
     def __init__(self, folder: Path, length: int) -> None:
         """Sequences of at most `length` tokens, the same for every modality. Raises UsageError for unfit data."""
         dataset = open_dataset(folder)
+        if not isinstance(dataset, SequenceDataset):
+            raise UsageError(f"{folder} holds no feature sequences ({dataset.source})")
         self.source = dataset.source
         self.widths = dataset.widths(folder)
         inputs = tuple(
