@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from wander.console import number, print_json, print_table, progress, stdout
+from wander.console import number, peak_memory, print_json, print_table, progress, stdout
+from wander.files import folder_bytes
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 EngineName = Annotated[str, typer.Option("--engine", help="The engine that must answer as the reference does.")]
@@ -42,15 +44,22 @@ def export(
     if precision != "fp32":
         raise UsageError(f"precision {precision!r} is not one that can be exported; use fp32")
     options = Options(fold, max_batch_size, samples, data, split, seed, engine)
+    started = time.monotonic()
     with progress() as display:
         task = display.add_task("load", total=None)
         loaded = compose(source, backbone, read_json(config) if config else None)
+        module = loaded.host.adapter_module
+        warnings = module.warnings() if module is not None else []
         bundle = run(loaded, out, options, lambda what: display.update(task, description=what))
-    module = loaded.host.adapter_module
-    warnings = module.warnings() if module is not None else []
     report = bundle.parity
+    cost = {
+        "seconds": time.monotonic() - started,
+        "peak_memory_bytes": peak_memory(),
+        "bytes": folder_bytes(bundle.path),
+    }
     if json:
-        print_json({"bundle": str(bundle.path), "version": bundle.version, "parity": report, "warnings": warnings})
+        found = {"bundle": str(bundle.path), "version": bundle.version, "parity": report, "warnings": warnings}
+        print_json({**found, **cost})
         return
     _print_checks(report["checks"])
     for name, metrics in report["metrics"].items():
@@ -60,7 +69,8 @@ def export(
         stdout.print(f"{name}: {used['rows']} samples ({used['source']})", markup=False)
     for warning in warnings:
         stdout.print(f"warning: {warning}", markup=False)
-    stdout.print(f"wrote {bundle.path}", markup=False)
+    size, peak = (f"{number(cost[name] / 1e6)} MB" for name in ("bytes", "peak_memory_bytes"))
+    stdout.print(f"wrote {bundle.path}: {size}, in {number(cost['seconds'])} s, peak memory {peak}", markup=False)
 
 
 def verify(
@@ -89,7 +99,18 @@ def verify(
 
 
 def _print_checks(checks: list[dict[str, Any]]) -> None:
-    columns = ["graph", "engine", "batch", "max |a-b|", "relative", "allowed", "1-cosine", "agreement", "passed"]
+    columns = [
+        "graph",
+        "engine",
+        "batch",
+        "sizes",
+        "max |a-b|",
+        "relative",
+        "allowed",
+        "1-cosine",
+        "agreement",
+        "passed",
+    ]
     print_table(
         columns,
         (
@@ -97,6 +118,7 @@ def _print_checks(checks: list[dict[str, Any]]) -> None:
                 check["graph"],
                 check["engine"],
                 check["batch"],
+                ", ".join(f"{name} {size}" for name, size in check["dims"].items()) or "-",
                 number(check["max_abs"]),
                 number(check["max_rel"]),
                 number(check["tolerance"]),

@@ -14,7 +14,7 @@ from wander.bundle import Samples
 from wander.engines import EngineOptions, engines
 from wander.errors import ParityError
 from wander.manifest import Graph, Precision
-from wander.signature import Arrays
+from wander.signature import BATCH, Arrays
 from wander.tasks import Task
 
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-5}
@@ -25,6 +25,7 @@ class Check(BaseModel):
     """One graph on one engine at one batch size, over all samples.
 
     Attributes:
+        dims: sizes of the free dimensions beside the batch.
         max_abs: max |a-b|.
         max_rel: max_abs / max(1, max |reference|); what the tolerance is compared with.
         cosine: smallest cosine between a row of the graph's output and its reference.
@@ -38,6 +39,7 @@ class Check(BaseModel):
     provider: str
     precision: Precision
     batch: int
+    dims: dict[str, int]
     rows: int
     max_abs: float
     max_rel: float
@@ -65,8 +67,25 @@ def check_graph(
             expected = {n: v[rows] for n, v in samples.expected.items()}
             numbers = compare(expected, actual, task, TOLERANCE[precision])
             yield Check(
-                graph=name, engine=engine, provider=provider, precision=precision, batch=size, rows=len(rows), **numbers
+                graph=name,
+                engine=engine,
+                provider=provider,
+                precision=precision,
+                batch=size,
+                dims=_free(graph, samples),
+                rows=len(rows),
+                **numbers,
             )
+
+
+def _free(graph: Graph, samples: Samples) -> dict[str, int]:
+    shapes = ((spec.dims, samples.inputs[spec.name].shape) for spec in graph.signature.inputs)
+    return {
+        dim: size
+        for dims, shape in shapes
+        for dim, size in zip(dims, shape, strict=True)
+        if isinstance(dim, str) and dim != BATCH
+    }
 
 
 def answers(graph: Graph, path: Path, inputs: Arrays, engine: str) -> dict[str, NDArray[Any]]:

@@ -8,11 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import onnx
 from numpy.typing import NDArray
 
 from export import parity, samples
-from export.fold import folded
+from export.fold import fold
 from export.trace import OPSET, trace
 from wander import __version__
 from wander.backbones.base import run
@@ -49,61 +48,62 @@ class Options:
 
 @dataclass
 class Tower:
-    """What the pipeline knows of one graph."""
+    """What the pipeline knows of one graph. `cases` are inputs of the same rows at one length or several."""
 
     graph: Graph
-    inputs: samples.Inputs
-    expected: dict[str, NDArray[Any]]
+    cases: list[tuple[samples.Inputs, dict[str, NDArray[Any]]]]
     checks: list[parity.Check] = field(default_factory=list)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
 
+    @property
+    def stored(self) -> Samples:
+        """The first rows of the first case, which the bundle keeps."""
+        inputs, expected = self.cases[0]
+        return Samples(*({k: v[:KEPT_SAMPLES] for k, v in arrays.items()} for arrays in (inputs.arrays, expected)))
+
 
 def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], None] = lambda _: None) -> Bundle:
-    """Writes the next version of the bundle in folder `model`.
+    """Writes the next version of the bundle in folder `model`. The host is used up: its folds are applied in place.
 
     Args:
         step: is told what is being done, for a progress display.
 
     Raises ParityError, after keeping the graphs and the report in `<model>.rejected`, if the gate is not passed.
     """
-    task = tasks.get(loaded.about.task)
-    step("fold")
-    host, folds = folded(loaded.host) if options.fold else (loaded.host, [])
-    reference = loaded.host.towers(task.output)
+    task, host = tasks.get(loaded.about.task), loaded.host
+    towers = host.towers(task.output)
     graphs = {
         name: Graph(file=f"{name}.onnx", signature=tower.signature, max_batch_size=options.max_batch_size)
-        for name, tower in reference.items()
+        for name, tower in towers.items()
     }
-    manifest = _manifest(loaded, graphs, folds)
     with drafting(model) as draft:
         for name, content in loaded.assets.items():
             (draft.path / name).write_bytes(content)
+        manifest = _manifest(loaded, graphs)
         bound = task(manifest, draft.path)  # what the server will need of the manifest must be there now
-        towers = {}
+        known = {}
         for name, graph in graphs.items():
             step(f"reference {name}")
-            inputs = _inputs(loaded, name, bound, options)
-            towers[name] = Tower(graph, inputs, run(reference[name], inputs.arrays))
+            cases = samples.lengths(_inputs(loaded, name, bound, options), graph.signature)
+            known[name] = Tower(graph, [(case, run(towers[name], case.arrays)) for case in cases])
+        step("fold")
+        manifest = manifest.model_copy(update={"folds": tuple(fold(host)) if options.fold else ()})
         for name, graph in graphs.items():
             step(f"trace {name}")
-            onnx.save(trace(host, name, task.output), draft.path / graph.file)
+            trace(host, name, task.output, draft.path / graph.file)
         try:
-            for name, tower in towers.items():
+            for name, tower in known.items():
                 step(f"parity {name}")
                 _check(draft, name, tower, task, options)
-            checks = [check for tower in towers.values() for check in tower.checks]
-            _write_report(draft, towers, folds, passed=all(check.passed for check in checks))
+            checks = [check for tower in known.values() for check in tower.checks]
+            _write_report(draft, known, manifest, passed=all(check.passed for check in checks))
             parity.gate(checks)
         except ParityError as error:
             raise ParityError(f"{error}; see {draft.reject() / PARITY}") from error
         step("publish")
-        for name, tower in towers.items():
-            kept = (
-                {k: v[:KEPT_SAMPLES] for k, v in arrays.items()} for arrays in (tower.inputs.arrays, tower.expected)
-            )
-            write_samples(draft.path / "samples" / f"{name}.npz", Samples(*kept))
-        rows = {name: {k: v[0] for k, v in tower.inputs.arrays.items()} for name, tower in towers.items()}
-        write_json(draft.path / EXAMPLE, bound.example(rows))
+        for name, tower in known.items():
+            write_samples(draft.path / "samples" / f"{name}.npz", tower.stored)
+        write_json(draft.path / EXAMPLE, bound.example({name: tower.stored.row(0) for name, tower in known.items()}))
         return draft.publish(manifest)
 
 
@@ -123,7 +123,7 @@ def verify(bundle: Bundle, engine: str) -> list[parity.Check]:
     ]
 
 
-def _manifest(loaded: Loaded, graphs: dict[str, Graph], folds: list[str]) -> Manifest:
+def _manifest(loaded: Loaded, graphs: dict[str, Graph]) -> Manifest:
     about = loaded.about
     return Manifest(
         task=about.task,
@@ -133,7 +133,6 @@ def _manifest(loaded: Loaded, graphs: dict[str, Graph], folds: list[str]) -> Man
         adapter=about.adapter or {"kind": "none"},
         backbone=about.backbone,
         precision="fp32",
-        folds=tuple(folds),
         producer={
             "wander": __version__,
             "opset": str(OPSET),
@@ -152,26 +151,27 @@ def _inputs(loaded: Loaded, tower: str, task: Task, options: Options) -> samples
 
 
 def _check(draft: Draft, name: str, tower: Tower, task: type[Task], options: Options) -> None:
-    path = draft.path / tower.graph.file
-    stored = Samples(tower.inputs.arrays, tower.expected)
-    tower.checks = list(parity.check_graph(name, tower.graph, path, stored, task, "fp32", options.engine))
-    if tower.inputs.labels is not None:
-        exported = parity.answers(tower.graph, path, tower.inputs.arrays, options.engine)
+    path, graph = draft.path / tower.graph.file, tower.graph
+    for inputs, expected in tower.cases:
+        stored = Samples(inputs.arrays, expected)
+        tower.checks += parity.check_graph(name, graph, path, stored, task, "fp32", options.engine)
+    inputs, expected = tower.cases[0]
+    if inputs.labels is not None:
+        exported = parity.answers(graph, path, inputs.arrays, options.engine)
         tower.metrics = {
-            "reference": task.metrics(tower.expected, tower.inputs.labels),
-            "exported": task.metrics(exported, tower.inputs.labels),
+            "reference": task.metrics(expected, inputs.labels),
+            "exported": task.metrics(exported, inputs.labels),
         }
 
 
-def _write_report(draft: Draft, towers: dict[str, Tower], folds: list[str], *, passed: bool) -> None:
+def _write_report(draft: Draft, towers: dict[str, Tower], manifest: Manifest, *, passed: bool) -> None:
     report = {
         "schema_version": 1,
         "passed": passed,
         "reference": REFERENCE,
-        "folds": folds,
+        "folds": list(manifest.folds),
         "samples": {
-            name: {"source": tower.inputs.source, "rows": len(next(iter(tower.inputs.arrays.values())))}
-            for name, tower in towers.items()
+            name: {"source": tower.cases[0][0].source, "rows": tower.cases[0][0].rows} for name, tower in towers.items()
         },
         "checks": [check.model_dump() for tower in towers.values() for check in tower.checks],
         "metrics": {name: tower.metrics for name, tower in towers.items() if tower.metrics},

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wander.backbones import Host
 from wander.errors import InputError, UsageError
 from wander.npz import read_npz_file
-from wander.signature import Signature
+from wander.signature import BATCH, Signature
 from wander.tasks import Task
 
 RANDOM_ROWS = 16
@@ -27,6 +27,32 @@ class Inputs:
     arrays: dict[str, NDArray[Any]]
     source: str
     labels: NDArray[Any] | None = None
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+
+def lengths(inputs: Inputs, signature: Signature) -> list[Inputs]:
+    """The inputs; and, for a graph with free dimensions, also cut to half of them, and to one."""
+    sizes = {
+        dim: size
+        for spec in signature.inputs
+        for dim, size in zip(spec.dims, inputs.arrays[spec.name].shape, strict=True)
+        if isinstance(dim, str) and dim != BATCH
+    }
+    cuts = sorted(
+        {tuple(max(1, size // part) for size in sizes.values()) for part in (1, 2, max(sizes.values(), default=1))}
+    )
+    return [_cut(inputs, signature, dict(zip(sizes, cut, strict=True))) for cut in reversed(cuts)]
+
+
+def _cut(inputs: Inputs, signature: Signature, sizes: dict[str, int]) -> Inputs:
+    arrays = {}
+    for spec in signature.inputs:
+        window = tuple(slice(sizes[dim]) if isinstance(dim, str) and dim in sizes else slice(None) for dim in spec.dims)
+        arrays[spec.name] = np.ascontiguousarray(inputs.arrays[spec.name][window])
+    return Inputs(arrays, inputs.source, inputs.labels)
 
 
 def random_inputs(host: Host, tower: str, seed: int) -> Inputs:

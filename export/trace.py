@@ -6,9 +6,11 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import torch
 
 from wander import __version__
@@ -16,10 +18,16 @@ from wander.backbones import Host
 from wander.errors import ConfigError
 
 OPSET = 20
+INLINE_BYTES = 1 << 30
+"""Weights beyond this go to a file of their own beside the graph; protobuf ends at 2 GiB."""
+DATA_SUFFIX = ".data"
 
 
-def trace(host: Host, name: str, output: str) -> onnx.ModelProto:
-    """The graph of tower `name`, batch dynamic, constants folded, without anything that differs from run to run."""
+def trace(host: Host, name: str, output: str, path: Path) -> None:
+    """Writes the graph of tower `name` to `path`: batch dynamic, constants folded, nothing that differs between runs.
+
+    The weights are written straight from the host's memory, without a copy.
+    """
     tower = host.towers(output)[name]
     signature = tower.signature
     example = host.random_inputs(name, 2, np.random.default_rng(0))
@@ -42,21 +50,28 @@ def trace(host: Host, name: str, output: str) -> onnx.ModelProto:
         )
     if program is None:
         raise ConfigError(f"torch could not export tower {name}")
-    return clean(program.model_proto)
+    model = clean(program.model)
+    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    onnx_ir.save(model, path, external_data=path.name + DATA_SUFFIX if weights > INLINE_BYTES else None)
+    onnx.checker.check_model(path)
 
 
-def clean(model: onnx.ModelProto) -> onnx.ModelProto:
+def clean(model: onnx_ir.Model) -> onnx_ir.Model:
     """Drops what the exporter notes for its own debugging (source paths, fx nodes, inferred shapes), in place."""
-    graph = model.graph
-    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        part.ClearField("doc_string")
-        if hasattr(part, "metadata_props"):
-            part.ClearField("metadata_props")
-    graph.ClearField("value_info")
     model.producer_name, model.producer_version = "wander", __version__
-    for number, node in enumerate(graph.node):
-        node.name = f"{node.op_type}_{number}"
-    onnx.checker.check_model(model)
+    model.doc_string = model.graph.doc_string = None
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    ends = {*model.graph.inputs, *model.graph.outputs}
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for number, node in enumerate(model.graph):
+        node.name, node.doc_string = f"{node.op_type}_{number}", None
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+            if value not in ends:
+                value.type = value.shape = None
     return model
 
 

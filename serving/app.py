@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.limits import BodyLimit
@@ -23,6 +24,9 @@ from wander import __version__
 from wander.errors import EngineError, InputError, NotFound, ServiceError, WanderError
 
 log = logging.getLogger(__name__)
+
+CLIENT_GONE = 499
+"""Status, for the metrics alone, of a request whose client hung up: the one that nginx gives it."""
 
 
 def create_app(
@@ -120,12 +124,17 @@ def _report_errors(app: FastAPI, mounted: list[Protocol]) -> None:
         response.headers.update(error.headers or {})
         return response
 
+    async def gone(request: Request, error: Exception) -> Response:
+        log.debug("the client of %s hung up before its body was whole", request.url.path)
+        return Response(status_code=CLIENT_GONE)
+
     async def unforeseen(request: Request, error: Exception) -> Response:
         log.error("unforeseen error in %s %s", request.method, request.url.path, exc_info=error)
         return form(request).error(EngineError("an internal error; the server's log tells more"))
 
     app.add_exception_handler(ServiceError, of_service)
     app.add_exception_handler(HTTPException, of_framework)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, unforeseen)
 
 

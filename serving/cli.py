@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from wander.bundle import Bundle
 
 
+CHUNK = 1024
+"""Items of `predict --jsonl` that are computed together."""
+
+
 def _env(name: str, text: str, **more: Any) -> Any:
     return typer.Option(help=text, envvar=f"WANDER_{name.upper()}", **more)
 
@@ -132,8 +136,9 @@ def _predict_tensors(bundle: Bundle, engine: str, graph: str | None, source: Pat
     """One graph over all rows of an .npz, in batches of the largest size. Returns the number of rows."""
     import numpy as np
 
+    from wander.bundle import EXPECTED
     from wander.engines import EngineOptions, engines
-    from wander.errors import UsageError
+    from wander.errors import InputError, UsageError
     from wander.npz import read_npz_file
 
     graphs = bundle.manifest.graphs
@@ -142,7 +147,11 @@ def _predict_tensors(bundle: Bundle, engine: str, graph: str | None, source: Pat
     name = graph or next(iter(graphs))
     if name not in graphs:
         raise UsageError(f"there is no graph {name!r} in the bundle; there are: {', '.join(graphs)}")
-    inputs = read_npz_file(source)
+    try:
+        # A bundle's own samples can be given as they are.
+        inputs = {key: value for key, value in read_npz_file(source).items() if not key.startswith(EXPECTED)}
+    except InputError as error:
+        raise UsageError(f"{source} is no .npz of tensors: {error}") from error
     rows, size = graphs[name].signature.check(inputs), graphs[name].max_batch_size
     with (
         engines.get(engine).open(bundle.graph_path(name), graphs[name].signature, EngineOptions()) as session,
@@ -172,7 +181,7 @@ def _predict_items(bundle: Bundle, engine: str, source: str, target: str) -> int
     from wander.errors import InputError, ServiceError
     from wander.tasks import tasks
 
-    settings = Settings(engine=engine, timeout_ms=3_600_000)
+    settings = Settings(engine=engine, timeout_ms=3_600_000, max_items=CHUNK, max_queue_rows=CHUNK)
     metrics = Metrics()
     service = Service(Repository(settings, metrics), settings, metrics)
     service.repository.load([bundle])
@@ -190,7 +199,7 @@ def _predict_items(bundle: Bundle, engine: str, source: str, target: str) -> int
     with _bytes(source, "rb") as read, _bytes(target, "wb") as write, progress() as display, asyncio.Runner() as runner:
         bar = display.add_task("predict", total=None)
         lines = (line for line in read if line.strip())
-        while chunk := list(itertools.islice(lines, settings.max_items)):
+        while chunk := list(itertools.islice(lines, CHUNK)):
             for result in runner.run(answer(chunk)):
                 failed += not isinstance(result, Answer)
                 body = result.to_json() if isinstance(result, Answer) else {"error": problem(result)}

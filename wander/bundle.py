@@ -121,7 +121,8 @@ def versions(model: Path) -> list[int]:
     """Versions in a model's folder, ascending. Temporary and rejected folders are none."""
     if not model.is_dir():
         return []
-    return sorted(int(p.name) for p in model.iterdir() if p.name.isdecimal() and (p / MANIFEST).is_file())
+    numbered = [p.name for p in model.iterdir() if p.name.isascii() and p.name.isdecimal() and (p / MANIFEST).is_file()]
+    return sorted(int(name) for name in numbered if name == str(int(name)))
 
 
 def write_samples(path: Path, samples: Samples) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -35,6 +36,11 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     for name, value in fields.items():
         stdout.print(f"[bold]{name:<{width}}[/bold]  ", end="")
         stdout.print(number(value) if isinstance(value, float) else str(value), markup=False)
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def number(value: float) -> str:

@@ -24,6 +24,11 @@ def relative_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+def folder_bytes(folder: Path) -> int:
+    """Size of all files below a folder."""
+    return sum((folder / name).stat().st_size for name in relative_files(folder))
+
+
 def flush(folder: Path) -> None:
     """Makes a folder and all that is below it durable."""
     for path in [*folder.rglob("*"), folder]:

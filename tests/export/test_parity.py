@@ -58,7 +58,7 @@ def test_the_gate_names_the_worst_check() -> None:
     def check(batch: int, max_rel: float) -> Check:
         return Check(
             graph="model", engine="ort", provider="CPU", precision="fp32", batch=batch, rows=4, max_abs=max_rel,
-            max_rel=max_rel, cosine=1, agreement=1, decisions=4, tolerance=1e-5, passed=max_rel <= 1e-5,
+            dims={}, max_rel=max_rel, cosine=1, agreement=1, decisions=4, tolerance=1e-5, passed=max_rel <= 1e-5,
         )  # fmt: skip
 
     gate([check(1, 1e-6)])

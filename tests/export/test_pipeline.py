@@ -85,15 +85,12 @@ def test_a_wrong_fold_fails_the_gate_and_leaves_the_report(
     """Law 2, with a fold that is off by a thousandth."""
     loaded = compose(checkpoint)
 
-    def spoiled(host: torch.nn.Module) -> tuple[torch.nn.Module, list[str]]:
-        import copy
-
-        wrong = copy.deepcopy(host)
+    def spoil(host: torch.nn.Module) -> list[str]:
         with torch.no_grad():
-            wrong.out_layer.weight += 1e-3
-        return wrong, ["spoiled"]
+            host.out_layer.weight += 1e-3
+        return ["spoiled"]
 
-    monkeypatch.setattr("export.pipeline.folded", spoiled)
+    monkeypatch.setattr("export.pipeline.fold", spoil)
     with pytest.raises(ParityError, match=r"parity checks failed.*rejected"):
         export(loaded, tmp_path / "model", Options())
     assert not (tmp_path / "model").exists()

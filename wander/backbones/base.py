@@ -116,7 +116,7 @@ def run(tower: Tower, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[A
     dtype = next((p.dtype for p in tower.module.parameters() if p.is_floating_point()), torch.float32)
     inputs = []
     for spec in tower.signature.inputs:
-        value = torch.from_numpy(np.ascontiguousarray(arrays[spec.name]))
+        value = torch.from_numpy(np.require(arrays[spec.name], requirements=["C", "W"]))
         inputs.append(value.to(dtype) if value.is_floating_point() else value)
     with torch.inference_mode():
         result = tower.module(*inputs)
