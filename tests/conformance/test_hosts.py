@@ -23,8 +23,8 @@ def filled(kind: str) -> Host:
     torch.manual_seed(0)
     family = hosts.get(kind)
     host = family.build(*family.example()).eval()
-    for name, parameter in host.named_parameters():
-        if name.startswith("adapter"):
+    if host.adapter_module is not None:
+        for parameter in host.adapter_module.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
     return host
 

@@ -38,13 +38,18 @@ class SelfAttention(nn.Module):
         self.scale = (embed_dim // num_heads) ** -0.5
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj: nn.Linear | nn.Identity = nn.Linear(embed_dim, embed_dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, E) to (B, T, E)."""
-        packed = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in packed.chunk(3, 2))
+    def forward(self, x: Tensor, keep: slice | None = None) -> Tensor:
+        """(B, T, E) to (B, T, E), or to what becomes of the tokens `keep` alone, which still attend to all."""
+        weight, bias, width = self.in_proj_weight, self.in_proj_bias, x.shape[2]
+        if keep is None:
+            parts = F.linear(x, weight, bias).chunk(3, 2)
+        else:
+            query = F.linear(x[:, keep], weight[:width], bias[:width])
+            parts = (query, *F.linear(x, weight[width:], bias[width:]).chunk(2, 2))
+        q, k, v = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in parts)
         if self.scale != 1.0:
             q = q * self.scale
         weights = F.dropout(torch.softmax(q @ k.mT, -1), self.dropout, self.training)
@@ -59,31 +64,77 @@ class SelfAttention(nn.Module):
         self.scale = 1.0
 
 
+class OwnValue(SelfAttention):
+    """Attention of every token to itself alone: its value, projected. The rows of q and k are stored but do not count.
+
+    Attention across a batch, as in the food host's released layout, is this for a batch of one item.
+    """
+
+    def forward(self, x: Tensor, keep: slice | None = None) -> Tensor:
+        """(B, T, E) to (B, T, E), or to the tokens `keep` alone."""
+        rows = 2 * x.shape[2]
+        value = F.linear(x if keep is None else x[:, keep], self.in_proj_weight[rows:], self.in_proj_bias[rows:])
+        return self.out_proj(value)
+
+    @torch.no_grad()
+    def fold_output_(self) -> None:
+        """Moves the output projection into the rows of the value, and leaves nothing behind it."""
+        out, rows = self.out_proj, 2 * self.in_proj_weight.shape[1]
+        assert isinstance(out, nn.Linear)
+        self.in_proj_bias[rows:] = out(self.in_proj_bias[rows:])
+        self.in_proj_weight[rows:] = out.weight @ self.in_proj_weight[rows:]
+        self.out_proj = nn.Identity()
+
+
 class EncoderLayer(nn.Module):
     """y += attention(LN0 y); y += fc2(ReLU(fc1(LN1 y))). FFN width 4E."""
 
     def __init__(
-        self, embed_dim: int, num_heads: int, attention_dropout: float, relu_dropout: float, residual_dropout: float
+        self,
+        embed_dim: int,
+        num_heads: int,
+        attention_dropout: float,
+        relu_dropout: float,
+        residual_dropout: float,
+        *,
+        alone: bool = False,
     ) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(embed_dim, num_heads, attention_dropout)
+        self.self_attn = (OwnValue if alone else SelfAttention)(embed_dim, num_heads, attention_dropout)
         self.fc1 = nn.Linear(embed_dim, 4 * embed_dim)
         self.fc2 = nn.Linear(4 * embed_dim, embed_dim)
         self.layer_norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(2))
         self.relu_dropout = relu_dropout
         self.residual_dropout = residual_dropout
 
-    def forward(self, y: Tensor) -> Tensor:
-        """(B, T, E) to (B, T, E)."""
-        y = y + F.dropout(self.self_attn(self.layer_norms[0](y)), self.residual_dropout, self.training)
+    def forward(self, y: Tensor, keep: slice | None = None) -> Tensor:
+        """(B, T, E) to (B, T, E), or to what becomes of the tokens `keep` alone, which still attend to all."""
+        attended = self.self_attn(self.layer_norms[0](y), keep)
+        y = (y if keep is None else y[:, keep]) + F.dropout(attended, self.residual_dropout, self.training)
         wide = F.dropout(F.relu(self.fc1(self.layer_norms[1](y))), self.relu_dropout, self.training)
         return y + F.dropout(self.fc2(wide), self.residual_dropout, self.training)
+
+    @torch.no_grad()
+    def fold_norms_(self) -> None:
+        """Moves scale and shift of both norms into the projections that alone read them."""
+        attention = self.self_attn
+        readers = ((attention.in_proj_weight, attention.in_proj_bias), (self.fc1.weight, self.fc1.bias))
+        for position, (weight, bias) in enumerate(readers):
+            norm = self.layer_norms[position]
+            assert isinstance(norm, nn.LayerNorm)
+            bias.add_(weight @ norm.bias)
+            weight.mul_(norm.weight)
+            self.layer_norms[position] = nn.LayerNorm(norm.normalized_shape, norm.eps, elementwise_affine=False)
 
 
 class Encoder(nn.Module):
     """√E·x + positions, `layers` layers, a final LayerNorm.
 
     Dropouts act in training only. No padding mask: padded tokens are attended to, as in training.
+
+    Args:
+        alone: every token is an item of its own, first of its sequence: it attends to itself alone and has position 1.
+            This is what the released code computes for a single item whose axes of batch and time are swapped.
     """
 
     positions: Tensor
@@ -99,27 +150,57 @@ class Encoder(nn.Module):
         relu_dropout: float = 0.0,
         residual_dropout: float = 0.0,
         embed_dropout: float = 0.0,
+        alone: bool = False,
     ) -> None:
         super().__init__()
         if embed_dim < 4:
             raise ConfigError(f"embed_dim {embed_dim} is too small for sinusoidal positions; it must be at least 4")
         self.scale = math.sqrt(embed_dim)
         self.embed_dropout = embed_dropout
+        self.alone = alone
         self.layers = nn.ModuleList(
-            EncoderLayer(embed_dim, num_heads, attention_dropout, relu_dropout, residual_dropout) for _ in range(layers)
+            EncoderLayer(embed_dim, num_heads, attention_dropout, relu_dropout, residual_dropout, alone=alone)
+            for _ in range(layers)
         )
         self.layer_norm = nn.LayerNorm(embed_dim)
-        self.register_buffer("positions", sinusoidal_positions(length + 1, embed_dim), persistent=False)
+        rows = 2 if alone else length + 1
+        self.register_buffer("positions", sinusoidal_positions(rows, embed_dim), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, E) to (B, T, E), T at most `length`.
+    def forward(self, x: Tensor, keep: slice | None = None) -> Tensor:
+        """(B, T, E) to (B, T, E), T at most `length`, or to what becomes of the tokens `keep` alone.
 
         Token t gets position row t+1 if its first feature is not 0, else none: the released code takes a zero there
         for padding.
         """
+        if self.alone and keep is not None:  # no token needs another
+            x, keep = x[:, keep], None
         seen = (x[..., :1] != 0).to(x.dtype)
         y = x * self.scale if self.scale != 1.0 else x
-        y = F.dropout(y + self.positions[1 : x.shape[1] + 1] * seen, self.embed_dropout, self.training)
-        for layer in self.layers:
-            y = layer(y)
+        rows = self.positions[1:] if self.alone else self.positions[1 : x.shape[1] + 1]
+        y = F.dropout(y + rows * seen, self.embed_dropout, self.training)
+        for number, layer in enumerate(self.layers, 1):
+            y = layer(y, keep if number == len(self.layers) else None)
         return self.layer_norm(y)
+
+    @torch.no_grad()
+    def fold_scales_(self, *sources: nn.Module) -> None:
+        """Moves √E into the affine maps that bring the input, and the scale of every q into its packed projection."""
+        for source in sources:
+            for parameter in source.parameters(recurse=False):
+                parameter.mul_(self.scale)
+        self.scale = 1.0
+        for module in self.modules():
+            if isinstance(module, SelfAttention):
+                module.fold_scale_()
+
+    def fold_norms_(self) -> None:
+        """Moves scale and shift of every norm but the last into the projections that alone read them."""
+        for layer in self.layers:
+            assert isinstance(layer, EncoderLayer)
+            layer.fold_norms_()
+
+    def fold_outputs_(self) -> None:
+        """Makes one projection of value and output wherever tokens attend to themselves alone."""
+        for module in list(self.modules()):
+            if isinstance(module, OwnValue):
+                module.fold_output_()

@@ -17,12 +17,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wander.adapters import Adapter, AdapterConfig, adapters
-from wander.adapters._fusion import FusionConfig
+from wander.adapters import Adapter, AdapterConfig
 from wander.adapters.wander import Wander
-from wander.backbones._encoder import Encoder, SelfAttention
+from wander.backbones._encoder import Encoder
+from wander.backbones._fitting import fitting
 from wander.backbones.base import BackboneConfig, Fold, HeadConfig, Host, Tower, TowerModule
-from wander.errors import ConfigError
 from wander.signature import BATCH, Signature, TensorSpec
 
 
@@ -104,16 +103,7 @@ class LateFusion(Host):
     def build(cls, config: BackboneConfig, adapter: AdapterConfig | None, head: HeadConfig) -> Self:
         assert isinstance(config, LateFusionConfig)
         assert isinstance(head, LateFusionHead)
-        if adapter is None:
-            return cls(config, None, head)
-        if not isinstance(adapter, FusionConfig):
-            raise ConfigError(f"the late-fusion host takes an adapter that fuses sequences, not {adapter.kind!r}")
-        if (adapter.embed_dim, adapter.width, adapter.lengths) != (config.embed_dim, config.embed_dim, config.lengths):
-            raise ConfigError(
-                f"the adapter (embed_dim {adapter.embed_dim} to {adapter.width}, lengths {list(adapter.lengths)}) does "
-                f"not fit the backbone (embed_dim {config.embed_dim}, lengths {list(config.lengths)})"
-            )
-        return cls(config, adapters.get(adapter.kind).build(adapter), head)
+        return cls(config, fitting(adapter, config.embed_dim, config.lengths), head)
 
     @classmethod
     def example(cls) -> tuple[BackboneConfig, AdapterConfig | None, HeadConfig]:
@@ -184,16 +174,9 @@ class LateFusion(Host):
             found.append(Fold("repeated_token", "the head's first layer summed over the repeats", self._fold_repeats))
         return found
 
-    @torch.no_grad()
     def _fold_scales(self) -> None:
         for proj, encoder in self.branches():
-            proj.weight.mul_(encoder.scale)
-            if proj.bias is not None:
-                proj.bias.mul_(encoder.scale)
-            encoder.scale = 1.0
-        for module in self.encoders.modules():
-            if isinstance(module, SelfAttention):
-                module.fold_scale_()
+            encoder.fold_scales_(proj)
 
     def _fold_adapter(self) -> None:
         assert isinstance(self.adapter, Wander)
