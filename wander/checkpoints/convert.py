@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from wander.checkpoints import folder
 from wander.checkpoints.formats import Converted, formats
 from wander.checkpoints.reader import read, state_dict
-from wander.errors import CheckpointError
+from wander.errors import CheckpointError, UsageError
 from wander.files import sha256
 from wander.manifest import first_problem
 
@@ -40,8 +40,25 @@ def interpret(source: Path, given: Mapping[str, Any]) -> Converted:
 
 
 def convert(source: Path, out: Path, given: Mapping[str, Any]) -> Converted:
-    """Writes `out/adapter` and `out/backbone`. Raises as `interpret` does, and UsageError if `out` exists."""
+    """Writes `out/adapter` and `out/backbone`.
+
+    Args:
+        given: as for `interpret`; `assets` maps names of files that the preprocessing needs, such as `beit3.spm`, to
+            where they are.
+
+    Raises as `interpret` does, and UsageError if `out` exists or an asset cannot be read.
+    """
     converted = interpret(source, given)
     backbone_id = str(given.get("backbone_id", f"{source.stem}-{sha256(source)[:12]}"))
-    folder.save(converted.host, converted.head, converted.about, out, backbone_id, converted.assets)
+    folder.save(converted.host, converted.head, converted.about, out, backbone_id, _assets(given))
     return converted
+
+
+def _assets(given: Mapping[str, Any]) -> dict[str, bytes]:
+    found = {}
+    for name, path in given.get("assets", {}).items():
+        try:
+            found[name] = Path(path).read_bytes()
+        except OSError as error:
+            raise UsageError(f"assets: {name}: {path} cannot be read: {error.strerror}") from error
+    return found

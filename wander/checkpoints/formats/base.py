@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -18,12 +18,11 @@ from wander.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Converted:
-    """A host with the checkpoint's weights, its head's configuration, what is known of its purpose, and its assets."""
+    """A host with the checkpoint's weights, its head's configuration and what is known of its purpose."""
 
     host: Host
     head: dict[str, Any]
     about: Description
-    assets: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Known:
