@@ -29,6 +29,7 @@ def _env(name: str, text: str, **more: Any) -> Any:
 
 def serve(
     models: Annotated[Path, typer.Argument(help="Folder with a folder for every model.", envvar="WANDER_MODELS")],
+    indexes: Annotated[Path, _env("indexes", "Folder with a folder for every retrieval index.")] = Path("indexes"),
     host: Annotated[str, _env("host", "Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, _env("port", "Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8000,
     engine: Annotated[str, _env("engine", "What runs the graphs.")] = "ort",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -48,6 +48,13 @@ class Metrics:
         self.rejections = Counter(
             "wander_rejections_total", "Items that were not answered.", ("model", "reason"), registry=registry
         )
+        self.searches = Histogram(
+            "wander_index_search_seconds",
+            "Search of an index for the vector of a query.",
+            ("index",),
+            buckets=SECONDS,
+            registry=registry,
+        )
 
 
 class QueueCollector(Collector):
@@ -64,4 +71,21 @@ class QueueCollector(Collector):
         family = GaugeMetricFamily("wander_queue_rows", "Rows that wait for a graph.", labels=[*MODEL, "graph"])
         for labels, rows in self._queues:
             family.add_metric(labels, rows)
+        yield family
+
+
+class IndexCollector(Collector):
+    """Counts the items of the indexes when it is asked.
+
+    Args:
+        sizes: gives (index, items).
+    """
+
+    def __init__(self, sizes: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        self._sizes = sizes
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily("wander_index_items", "Items of a retrieval index.", labels=["index"])
+        for name, items in self._sizes():
+            family.add_metric([name], items)
         yield family

@@ -16,6 +16,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="WANDER_", frozen=True, extra="forbid")
 
     models: Path = Field(default=Path("models"), description="Folder with a folder for every model.")
+    indexes: Path = Field(default=Path("indexes"), description="Folder with a folder for every retrieval index.")
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     engine: str = Field(default=DEFAULT_ENGINE, description="What runs the graphs.")

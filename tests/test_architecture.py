@@ -37,7 +37,14 @@ ALLOWED = {
     "serving": GROUND | {"wander.tasks", "wander.engines"},
     "demo": GROUND | {"wander.tasks", "serving.client"},
 }
-LAYERS = ["serving.batching", "serving.repository", "serving.service", "serving.protocols", "serving.app"]
+LAYERS = [
+    "serving.index",
+    "serving.batching",
+    "serving.repository",
+    "serving.service",
+    "serving.protocols",
+    "serving.app",
+]
 TORCH_ROOMS = ("wander.adapters", "wander.backbones", "wander.checkpoints", "wander.training", "export")
 
 

@@ -40,7 +40,7 @@ async def read_body(request: Request, uploads: tuple[str, ...], settings: Settin
     media = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media == "application/json":
         body = _from_json(await request.body(), address)
-        _decode_files(body, uploads)
+        decode_files(body, uploads)
         return body
     if media == "multipart/form-data":
         try:
@@ -95,7 +95,7 @@ def _from_json(body: bytes, address: dict[str, str]) -> Body:
     return Body(items, address)
 
 
-def _decode_files(body: Body, uploads: tuple[str, ...]) -> None:
+def decode_files(body: Body, uploads: tuple[str, ...]) -> None:
     """Files stand in JSON as base64 (in place)."""
     items: list[Any] = body.content if isinstance(body.content, list) else [body.content]
     for index, item in enumerate(items):

@@ -84,7 +84,8 @@ def test_unforeseen_error_tells_nothing(server: Running, monkeypatch: pytest.Mon
         raise RuntimeError("a secret")
 
     monkeypatch.setattr(server.service, "predict", fail)
-    answer = server.post("/v1/sentiment", json=item())
+    # The server closes the connection after an error that it did not foresee.
+    answer = server.post("/v1/sentiment", json=item(), headers={"connection": "close"})
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
     assert "secret" not in answer.text

@@ -217,13 +217,3 @@ def test_emotion_metrics() -> None:
 def test_f1_of_a_class_that_is_never_right() -> None:
     metrics = tasks.get("emotion").metrics({"logits": np.eye(2)[[1, 1]]}, np.array([0, 0]))
     assert metrics == {"accuracy": 0.0, "f1": 0.0}
-
-
-# tensors
-
-
-def test_tensors_are_given_as_they_are() -> None:
-    task = bound("tensors", (2, 2))
-    said = task.postprocess({}, {"model": {"tokens": np.array([[1.5, 2], [3, 4]], np.float32)}})
-    assert said == {"outputs": {"tokens": [[1.5, 2.0], [3.0, 4.0]]}}
-    assert task.metrics({"tokens": np.zeros((2, 2, 2))}, np.zeros(2)) == {}

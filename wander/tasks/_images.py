@@ -11,6 +11,7 @@ that their smallest and largest values become black and white. TIFF is read in s
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import struct
@@ -29,6 +30,9 @@ MAX_PIECES = 20_000
 """JPEG segments, PNG chunks, GIF extensions or TIFF strips of one file. Ordinary files have fewer than 5,000."""
 MAX_SCANS = 50
 """Scans of one progressive JPEG, each of which goes over the whole picture. Ordinary files have 3 to 14."""
+
+EXAMPLE_SIDE = 32
+"""Longest side of the picture of an example: one of full size would be long to read."""
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # about strangers' files, each of which gets its answer
 
@@ -89,6 +93,17 @@ def image_array(
     array -= np.asarray(preprocessing.mean, np.float32)[:, None, None]
     array /= np.asarray(preprocessing.std, np.float32)[:, None, None]
     return array
+
+
+def small_png(pixels: NDArray[np.float32], preprocessing: ImagePreprocessing) -> str:
+    """A picture again from float32 (3, h, w) as `image_array` makes it: at most `EXAMPLE_SIDE` wide, PNG, base64."""
+    mean, std = (np.asarray(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
+    values = np.rint((pixels * std + mean).clip(0, 1) * 255).astype(np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray(values.transpose(1, 2, 0)))
+    picture.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def load_image(data: bytes, field: str = "image", limits: ImageLimits | None = None) -> Image.Image:

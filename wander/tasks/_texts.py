@@ -65,6 +65,8 @@ class BertText(_Text):
 class Beit3Text(_Text):
     """SentencePiece as BEiT-3 has it."""
 
+    names: ClassVar[tuple[str, ...]] = ("text_ids", "padding_mask")
+
     kind: Literal["beit3"] = "beit3"
     file: FileName = "beit3.spm"
 
@@ -130,7 +132,7 @@ class BertTokenizer(Tokenizer):
 class Beit3Tokenizer(Tokenizer):
     """Gives `text_ids` and `padding_mask`, which is 0 for a token and 1 for padding."""
 
-    names = ("text_ids", "padding_mask")
+    names = Beit3Text.names
 
     def __init__(self, config: Beit3Text, folder: Path) -> None:
         import sentencepiece
@@ -155,6 +157,11 @@ class Beit3Tokenizer(Tokenizer):
             "text_ids": _int64(ids + [self._special["<pad>"]] * missing),
             "padding_mask": _int64([0] * len(ids) + [1] * missing),
         }
+
+    def decode(self, ids: list[int]) -> str:
+        """A text with these ids, without the special ones."""
+        size = self._model.GetPieceSize()
+        return str(self._model.Decode([one - 1 for one in ids if 3 < one <= size]))
 
     def ids(self, text: str) -> list[int]:
         """All ids of a text, uncut, without start and end. A special token's name stands for it, wherever it occurs."""

@@ -1,0 +1,182 @@
+"""Full-size models with random weights: what their export costs, and how fast their graphs are.
+
+    python -m benchmarks.full_size [--models bert_vit,beit3_base,beit3_large] [--batches 1,8,32] [--out FILE]
+
+The export is `wander export` in a process of its own, parity gate included; seconds, peak memory and bundle size are
+what it reports. Then every tower takes turns in one run: ONNX Runtime on the bundle's graph, eager torch on the
+unfolded model, and `torch.compile` of it; float32, all threads.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks._models import MODELS
+from benchmarks._timing import Spread, alternate, ratio
+from benchmarks.adapter_cost import inputs
+from benchmarks.results import circumstances, publish, table
+from wander.backbones import Host
+from wander.backbones.base import Tower, run
+from wander.bundle import Bundle
+from wander.checkpoints import folder
+from wander.console import progress
+from wander.engines import DEFAULT_ENGINE, EngineOptions, engines
+from wander.tasks._texts import bert_tokenizer_json
+
+EAGER, COMPILED, ORT = "eager torch", "torch.compile", "ONNX Runtime"
+CLASSES = tuple(f"class_{number}" for number in range(101))
+
+
+def write_checkpoint(name: str, host: Host, out: Path) -> None:
+    """The model as our folders, with a made-up tokenizer, so that the real command can export it."""
+    if name == "bert_vit":
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(995))]
+        assets = {"tokenizer.json": bert_tokenizer_json("\n".join(words) + "\n", lower_case=True).encode()}
+        text = {"kind": "bert", "max_length": 50}
+        about = folder.Description(
+            task="food", labels=CLASSES, preprocessing={"image": {}, "text": text}, provenance={"weights": "random"}
+        )
+        folder.save(host, {"out_dim": 101}, about, out, "random", assets)
+        return
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentences = (f"word{number} word{number % 7} and word{number % 13}" for number in range(2000))
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=sentences, model_writer=model, vocab_size=200, minloglevel=2
+    )
+    halves = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    preprocessing = {
+        "image": {"resample": "bicubic", **halves},
+        "text": {"kind": "beit3", "max_length": 64, "pad": False},
+    }
+    about = folder.Description(task="image_text", preprocessing=preprocessing, provenance={"weights": "random"})
+    folder.save(host, {}, about, out, "random", {"beit3.spm": model.getvalue()})
+
+
+def export(checkpoint: Path, model: Path) -> dict[str, Any]:
+    """`wander export` in a process of its own; what it says of itself."""
+    command = [
+        sys.executable,
+        "-m",
+        "wander",
+        "export",
+        str(checkpoint),
+        str(model),
+        "--json",
+        "--max-batch-size",
+        "32",
+    ]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    said: dict[str, Any] = json.loads(done.stdout)
+    return {
+        "seconds": said["seconds"],
+        "peak_memory_bytes": said["peak_memory_bytes"],
+        "bundle_bytes": said["bytes"],
+        "max_rel": max(check["max_rel"] for check in said["parity"]["checks"]),
+    }
+
+
+def compiled(tower: Tower) -> Tower:
+    """The same tower, compiled for every batch size anew."""
+    return Tower(torch.compile(tower.module, dynamic=False), tower.signature)
+
+
+def measure(name: str, batches: list[int], tokens: int, rounds: int, compiling: bool) -> dict[str, Any]:
+    """Export and timings of one model."""
+    host = MODELS[name](True)
+    parameters = sum(p.numel() for p in host.parameters())
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch, progress() as display:
+        write_checkpoint(name, host, Path(scratch) / "checkpoint")
+        display.add_task(f"{name}: export", total=None)
+        exported = export(Path(scratch) / "checkpoint", Path(scratch) / "models" / "model")
+        print(f"{name}: {exported}", file=sys.stderr)
+        bundle = Bundle.open(Path(scratch) / "models" / "model")
+        for tower_name, tower in host.towers("logits").items():
+            graph = bundle.manifest.graphs[tower_name]
+            session = engines.get(DEFAULT_ENGINE).open(bundle.graph_path(tower_name), graph.signature, EngineOptions())
+            for batch in batches:
+                arrays = inputs(host, tower_name, batch, tokens)
+                calls: dict[str, Callable[[], object]] = {
+                    ORT: partial(session.run, arrays),
+                    EAGER: partial(run, tower, arrays),
+                }
+                if compiling:
+                    torch.compiler.reset()
+                    calls[COMPILED] = partial(run, compiled(tower), arrays)
+                label = f"{name}, {tower_name}, batch {batch}"
+                seconds = alternate(calls, display.track(range(rounds), description=label))
+                row = {
+                    "model": name,
+                    "tower": tower_name,
+                    "batch": batch,
+                    "ms_per_item": {
+                        v: asdict(Spread.of([1000 * s / batch for s in own])) for v, own in seconds.items()
+                    },
+                    "speedup": {v: asdict(ratio(own, seconds[ORT])) for v, own in seconds.items() if v != ORT},
+                }
+                print(f"{label}: {row['ms_per_item']}", file=sys.stderr)
+                rows.append(row)
+            session.close()
+    return {"parameters": parameters, "export": exported, "rows": rows}
+
+
+def main(
+    models: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(MODELS),
+    batches: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8,32",
+    tokens: Annotated[int, typer.Option(help="Length of BEiT-3's texts.")] = 16,
+    rounds: Annotated[int, typer.Option(help="Turns of every variant.")] = 5,
+    compiling: Annotated[bool, typer.Option("--compile/--no-compile", help="Measure torch.compile too.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Also write FILE.md and FILE.json.")] = None,
+) -> None:
+    """Export cost and speed of full-size models."""
+    about = circumstances("benchmarks.full_size", ("torch", "onnxruntime", "transformers"))
+    sizes = [int(size) for size in batches.split(",")]
+    found = {name: measure(name, sizes, tokens, rounds, compiling) for name in models.split(",")}
+    exports = [
+        [
+            name,
+            f"{one['parameters'] / 1e6:.1f}",
+            f"{one['export']['seconds']:.0f}",
+            f"{one['export']['bundle_bytes'] / 1e6:.0f}",
+            f"{one['export']['peak_memory_bytes'] / 1e9:.1f}",
+            f"{one['export']['max_rel']:.1e}",
+        ]
+        for name, one in found.items()
+    ]
+    speeds = [
+        [
+            f"{row['model']}, {row['tower']}, {row['batch']}",
+            *(
+                f"{row['ms_per_item'][v]['median']:.1f}" if v in row["ms_per_item"] else "-"
+                for v in (ORT, EAGER, COMPILED)
+            ),
+            *(f"{row['speedup'][v]['median']:.2f}" if v in row["speedup"] else "-" for v in (EAGER, COMPILED)),
+        ]
+        for one in found.values()
+        for row in one["rows"]
+    ]
+    body = [
+        table(["export", "M parameters", "seconds", "bundle, MB", "peak memory, GB", "parity, relative"], exports),
+        table(
+            ["ms an item: model, tower, batch", ORT, EAGER, COMPILED, f"{EAGER} / {ORT}", f"{COMPILED} / {ORT}"], speeds
+        ),
+    ]
+    publish("Full-size models, random weights", about, body, {"models": found}, out)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,170 @@
+"""`wander index`: fills, searches and lists the indexes of a running server."""
+
+from __future__ import annotations
+
+import itertools
+import json as codec
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wander.console import print_json, print_table, progress, stderr, stdout
+from wander.errors import ServiceError, UsageError
+
+if TYPE_CHECKING:
+    from serving.index._client import Server
+
+AT_ONCE = 4
+"""Files that are sent together, so that the server can embed them together."""
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fill and search the indexes of a running server.")
+
+Url = Annotated[str, typer.Option("--url", help="Address of the server.", envvar="WANDER_URL")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Model = Annotated[str | None, typer.Option(help="Which model embeds; default: that of the index.")]
+Name = Annotated[str, typer.Argument(help="Name of the index.")]
+HERE = "http://127.0.0.1:8000"
+
+
+@app.command()
+def add(
+    index: Name,
+    files: Annotated[list[Path] | None, typer.Argument(help="Image files; their names become the ids.")] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option(help="Items, one JSON object a line: id, image or text, metadata.")
+    ] = None,
+    url: Url = HERE,
+    model: Model = None,
+    json: Json = False,
+) -> None:
+    """Add items to an index, which is made by the first. Exits 1 if one is refused."""
+    from serving.index._client import Server
+
+    files = files or []
+    if not files and jsonl is None:
+        raise UsageError("name image files, or a file of items with --jsonl")
+    names = [file.name for file in files]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"several files are called {twice}, and their names become the ids; use --jsonl")
+    if absent := next((path for path in [*files, *([jsonl] if jsonl else [])] if not path.is_file()), None):
+        raise UsageError(f"{absent} is no file")
+    failed: list[dict[str, str]] = []
+    added = 0
+    with Server(url, model) as server, progress() as display:
+        bar = display.add_task(f"add to {index}", total=None if jsonl else len(files))
+        for name, problem in itertools.chain(_put_files(server, index, files), _put_lines(server, index, jsonl)):
+            display.advance(bar)
+            if problem is None:
+                added += 1
+            else:
+                failed.append({"item": name, "error": problem})
+                stderr.print(f"{name}: {problem}", markup=False, soft_wrap=True)
+    if json:
+        print_json({"index": index, "added": added, "failed": failed})
+    else:
+        stdout.print(f"{added} items added to {index}", markup=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    index: Name,
+    words: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Image file to look for.")] = None,
+    top_k: Annotated[int, typer.Option(help="Most hits.", min=1, max=1000)] = 10,
+    modality: Annotated[str | None, typer.Option(help="Only items of this modality: image, text.")] = None,
+    where: Annotated[list[str] | None, typer.Option("--filter", help="FIELD=VALUE of the metadata.")] = None,
+    url: Url = HERE,
+    model: Model = None,
+    json: Json = False,
+) -> None:
+    """Find items by words or by an image."""
+    from serving.index._client import Server
+
+    if (words is None) == (image is None):
+        raise UsageError("give either words or --image FILE")
+    if image is not None and not image.is_file():
+        raise UsageError(f"{image} is no file")
+    fields: dict[str, Any] = {"top_k": top_k, "filter": dict(_field(text) for text in where or ())}
+    if modality is not None:
+        fields["modality"] = modality
+    with Server(url, model) as server:
+        found = server.search(index, fields, words, image)
+    if json:
+        print_json(found)
+    else:
+        rows = [(hit["score"], hit["id"], hit["modality"], _shown(hit["metadata"])) for hit in found["hits"]]
+        print_table(("score", "id", "modality", "metadata"), rows)
+
+
+@app.command("list")
+def list_(
+    index: Annotated[str | None, typer.Argument(help="Name of an index; without it, all indexes are listed.")] = None,
+    url: Url = HERE,
+    json: Json = False,
+) -> None:
+    """List the indexes, or the items of one."""
+    from serving.index._client import Server
+
+    columns: tuple[str, ...]
+    with Server(url) as server:
+        if index is None:
+            found = server.indexes()
+            columns = ("index", "items", "dimension", "mode", "model", "version")
+            # An index that cannot be read says why instead.
+            rows = [[one.get(c, one["error"]["detail"] if "error" in one else "") for c in columns] for one in found]
+        else:
+            found = list(server.items(index))
+            columns = ("id", "modality", "metadata")
+            rows = [[one["id"], one["modality"], _shown(one["metadata"])] for one in found]
+    if json:
+        print_json({"indexes": found} if index is None else {"index": index, "items": found})
+    else:
+        print_table(columns, rows)
+
+
+def _put_files(server: Server, index: str, files: list[Path]) -> Iterator[tuple[str, str | None]]:
+    """Name of every file, and why it was refused, if it was."""
+
+    def put(file: Path) -> tuple[str, str | None]:
+        try:
+            server.put_file(index, file)
+        except ServiceError as error:
+            return file.name, str(error)
+        return file.name, None
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from pool.map(put, files)
+
+
+def _put_lines(server: Server, index: str, path: Path | None) -> Iterator[tuple[str, str | None]]:
+    """Number of every line, and why it was refused, if it was."""
+    from serving.index._client import chunks
+
+    if path is None:
+        return
+    with path.open("rb") as file:
+        for lines in chunks(file):
+            results = server.put_lines(index, [line for _, line in lines])
+            for (number, _), result in zip(lines, results, strict=True):
+                yield f"line {number}", result["error"]["detail"] if "error" in result else None
+
+
+def _field(text: str) -> tuple[str, Any]:
+    """`name=value`; a value that is JSON is what it says, any other is a text."""
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise UsageError(f"--filter takes FIELD=VALUE, not {text!r}")
+    try:
+        return name, codec.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _shown(metadata: dict[str, Any]) -> str:
+    return codec.dumps(metadata, ensure_ascii=False) if metadata else ""
