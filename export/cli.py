@@ -80,7 +80,7 @@ def verify(
 ) -> None:
     """Repeat the parity gate on this machine: every file's sha256, then every graph against its stored references."""
     from export.parity import gate
-    from export.pipeline import verify as run
+    from export.parity import verify as run
     from wander.bundle import Bundle
 
     opened = Bundle.open(bundle)

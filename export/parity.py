@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from wander.bundle import Samples
+from wander.bundle import Bundle, Samples
 from wander.engines import EngineOptions, engines
 from wander.errors import ParityError
 from wander.manifest import Graph, Precision
 from wander.signature import BATCH, Arrays
-from wander.tasks import Task
+from wander.tasks import Task, tasks
 
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-5}
 """Largest allowed |a-b|, relative to max(1, max|reference|)."""
@@ -76,6 +76,23 @@ def check_graph(
                 rows=len(rows),
                 **numbers,
             )
+
+
+def verify(bundle: Bundle, engine: str) -> list[Check]:
+    """Repeats the gate here, from the bundle alone: files first, then every graph against its stored references.
+
+    Raises BundleError for altered files; does not raise for failed checks.
+    """
+    bundle.verify()
+    manifest = bundle.manifest
+    task = tasks.get(manifest.task)
+    return [
+        check
+        for name, graph in manifest.graphs.items()
+        for check in check_graph(
+            name, graph, bundle.graph_path(name), bundle.samples(name), task, manifest.precision, engine
+        )
+    ]
 
 
 def _free(graph: Graph, samples: Samples) -> dict[str, int]:

@@ -107,22 +107,6 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
         return draft.publish(manifest)
 
 
-def verify(bundle: Bundle, engine: str) -> list[parity.Check]:
-    """Repeats the gate here, from the bundle alone: files first, then every graph against its stored references.
-
-    Raises BundleError for altered files; does not raise for failed checks.
-    """
-    bundle.verify()
-    task = tasks.get(bundle.manifest.task)
-    return [
-        check
-        for name, graph in bundle.manifest.graphs.items()
-        for check in parity.check_graph(
-            name, graph, bundle.graph_path(name), bundle.samples(name), task, bundle.manifest.precision, engine
-        )
-    ]
-
-
 def _manifest(loaded: Loaded, graphs: dict[str, Graph]) -> Manifest:
     about = loaded.about
     return Manifest(

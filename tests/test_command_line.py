@@ -60,6 +60,17 @@ def test_errors_are_one_line_and_have_their_code(arguments: list[str], code: int
     assert done.stdout == ""
 
 
+def test_a_package_that_is_not_installed_is_named_with_its_extra(tmp_path: Path) -> None:
+    """As on a machine that only serves: safetensors is hidden from the process."""
+    code = (
+        "import sys; sys.modules['safetensors'] = None\n"
+        "from wander.__main__ import main; main(['convert', 'a.pt', 'out'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "error: safetensors is not installed; run: pip install 'wander[export]'\n"
+
+
 def test_debug_shows_the_traceback_before_or_after_the_command() -> None:
     for arguments in (["--debug", "verify", "nowhere"], ["verify", "nowhere", "--debug"]):
         done = wander(*arguments)

@@ -16,6 +16,11 @@ from wander import __version__
 from wander.errors import UsageError, WanderError
 
 COMMANDS = "wander.commands"
+EXTRAS = {
+    **dict.fromkeys(("torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "transformers"), "export"),
+    **dict.fromkeys(("onnxruntime", "fastapi", "uvicorn", "orjson", "pydantic_settings", "httpx"), "serve"),
+}
+"""Packages that a room needs, and the extra that brings them."""
 
 
 class LazyGroup(TyperGroup):
@@ -68,6 +73,12 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if debug or extra is None:
+            raise
+        typer.echo(f"error: {error.name} is not installed; run: pip install 'wander[{extra}]'", err=True)
+        sys.exit(1)
     sys.exit(code)
 
 

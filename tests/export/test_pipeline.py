@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from export.compose import compose
-from export.pipeline import Options, export, verify
+from export.parity import verify
+from export.pipeline import Options, export
 from tests.export.conftest import write_checkpoint
 from wander.backbones.base import run
 from wander.bundle import Bundle
@@ -139,6 +140,17 @@ def test_verify_repeats_the_gate_and_sees_an_altered_file(bundle: Bundle, checkp
         file.write(b"\0\0\0")
     with pytest.raises(BundleError, match=r"model\.onnx was altered"):
         verify(own, "ort")
+
+
+def test_verify_needs_no_torch(bundle: Bundle) -> None:
+    """It is for the machine that serves."""
+    check = (
+        "import sys; from wander.__main__ import main\n"
+        "try: main(['verify', sys.argv[1], '--json'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'onnx', 'safetensors'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", check, str(bundle.path)], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_verify_fails_on_a_graph_that_answers_something_else(bundle: Bundle) -> None:
