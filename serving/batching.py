@@ -1,8 +1,9 @@
 """The dynamic batcher: arrays in, arrays out. Knows neither tasks nor HTTP.
 
 It adds no wait of its own: an idle engine takes what is there at once, a busy one lets the queue gather. Each session
-has a thread that pulls; a batch is formed at the moment the session is free, from rows of one shape, oldest first. What
-has expired, or whose caller has gone, is dropped then, before it is computed.
+has a thread that pulls; a batch is formed at the moment the session is free, from rows of one shape, oldest first, and
+rows of bulk work after all others: they fill what room is left. What has expired, or whose caller has gone, is dropped
+then, before it is computed.
 """
 
 from __future__ import annotations
@@ -56,10 +57,16 @@ class _Ticket:
     inputs: Arrays
     rows: int
     deadline: float | None
+    bulk: bool
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Result]
     queued_at: float
     waiting: bool = True
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Who is served first."""
+        return self.bulk, self.queued_at
 
 
 @dataclass
@@ -84,6 +91,7 @@ class Batcher:
     name: str = "graph"
     _buckets: OrderedDict[tuple[Any, ...], deque[_Ticket]] = field(default_factory=OrderedDict, init=False)
     _rows: int = field(default=0, init=False)
+    _seconds_per_row: float = field(default=0.0, init=False)
     _closed: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -100,42 +108,49 @@ class Batcher:
         """Rows that wait now."""
         return self._rows
 
-    async def submit(self, inputs: Arrays, deadline: float | None = None) -> Result:
+    def admit(self, rows: int) -> None:
+        """Raises Overloaded if so many rows more would not find room in the queue now."""
+        if self._rows + rows > self.options.max_queue_rows:
+            raise Overloaded(
+                f"the queue of {self.name} is full: {self._rows} rows wait and {rows} more exceed "
+                f"{self.options.max_queue_rows}",
+                # Until a batch was run, nothing is known of the pace.
+                retry_after=self._rows * self._seconds_per_row / len(self.sessions) or 1.0,
+            )
+
+    async def submit(self, inputs: Arrays, deadline: float | None = None, *, bulk: bool = False) -> Result:
         """Computes rows (n, ..) that fit the graph's signature.
 
         More than `max_batch_size` rows are split and put together again.
 
         Args:
             deadline: `time.monotonic()` at which the caller gives up.
+            bulk: whether the rows may wait for those of others.
 
         Raises Overloaded if the queue is full, DeadlineExceeded, NotReady once closed, EngineError.
         """
         rows = len(next(iter(inputs.values())))
         size = self.options.max_batch_size
         if rows <= size:
-            return await self._submit([inputs], rows, deadline)
+            return await self._submit([inputs], rows, deadline, bulk)
         chunks = [{name: value[i : i + size] for name, value in inputs.items()} for i in range(0, rows, size)]
-        return await self._submit(chunks, rows, deadline)
+        return await self._submit(chunks, rows, deadline, bulk)
 
-    async def _submit(self, chunks: Sequence[Arrays], rows: int, deadline: float | None) -> Result:
+    async def _submit(self, chunks: Sequence[Arrays], rows: int, deadline: float | None, bulk: bool) -> Result:
         loop = asyncio.get_running_loop()
         now = time.monotonic()
         if deadline is not None and deadline <= now:
             raise DeadlineExceeded("the deadline passed before the request could be queued")
         tickets = [
-            _Ticket(chunk, len(next(iter(chunk.values()))), deadline, loop, loop.create_future(), now)
+            _Ticket(chunk, len(next(iter(chunk.values()))), deadline, bulk, loop, loop.create_future(), now)
             for chunk in chunks
         ]
         with self._condition:
             if self._closed:
                 raise NotReady(f"{self.name} is being unloaded")
-            if self._rows + rows > self.options.max_queue_rows:
-                raise Overloaded(
-                    f"the queue of {self.name} is full: {self._rows} rows wait and {rows} more exceed "
-                    f"{self.options.max_queue_rows}"
-                )
+            self.admit(rows)
             for ticket in tickets:
-                key = tuple((value.shape[1:], value.dtype) for value in ticket.inputs.values())
+                key = (bulk, *((value.shape[1:], value.dtype) for value in ticket.inputs.values()))
                 self._buckets.setdefault(key, deque()).append(ticket)
             self._rows += rows
             self._condition.notify(len(tickets))
@@ -188,27 +203,35 @@ class Batcher:
         """Rows of the shape that has waited longest, up to the batch size. Drops what nobody waits for any more."""
         now = time.monotonic()
         batch: list[_Ticket] = []
-        for key in sorted(self._buckets, key=lambda k: self._buckets[k][0].queued_at):
-            bucket, rows = self._buckets[key], 0
-            while bucket:
-                ticket = bucket[0]
-                if ticket.waiting and rows + ticket.rows > self.options.max_batch_size:
-                    break
-                bucket.popleft()
-                if not ticket.waiting:
-                    continue
-                ticket.waiting = False
-                self._rows -= ticket.rows
-                if ticket.deadline is not None and ticket.deadline <= now:
-                    _deliver([ticket], [DeadlineExceeded("the deadline passed in the queue")])
-                    continue
-                rows += ticket.rows
-                batch.append(ticket)
-            if not bucket:
-                del self._buckets[key]
+        for key in sorted(self._buckets, key=lambda k: self._buckets[k][0].rank):
+            rows = self._fill(batch, key, 0, now)
             if batch:
+                bulk, *shape = key
+                if not bulk and rows < self.options.max_batch_size and (others := (True, *shape)) in self._buckets:
+                    self._fill(batch, others, rows, now)
                 break
         return batch
+
+    def _fill(self, batch: list[_Ticket], key: tuple[Any, ...], rows: int, now: float) -> int:
+        """Moves tickets to a batch that has so many rows, while they fit. Returns how many it has then."""
+        bucket = self._buckets[key]
+        while bucket:
+            ticket = bucket[0]
+            if ticket.waiting and rows + ticket.rows > self.options.max_batch_size:
+                break
+            bucket.popleft()
+            if not ticket.waiting:
+                continue
+            ticket.waiting = False
+            self._rows -= ticket.rows
+            if ticket.deadline is not None and ticket.deadline <= now:
+                _deliver([ticket], [DeadlineExceeded("the deadline passed in the queue")])
+                continue
+            rows += ticket.rows
+            batch.append(ticket)
+        if not bucket:
+            del self._buckets[key]
+        return rows
 
     def _compute(self, session: Session, batch: list[_Ticket]) -> None:
         """Runs a batch and hands out its results. If the engine fails, every ticket is tried alone."""
@@ -228,8 +251,9 @@ class Batcher:
             outputs = {name: value[row : row + ticket.rows] for name, value in outcome.items()}
             results.append(Result(outputs, started - ticket.queued_at, seconds))
             row += ticket.rows
-        _deliver(batch, results)
+        self._seconds_per_row += (seconds / row - self._seconds_per_row) / 8
         self.observe(BatchStats(row, [started - ticket.queued_at for ticket in batch], seconds))
+        _deliver(batch, results)
 
     def _run(self, session: Session, batch: list[_Ticket]) -> dict[str, NDArray[Any]] | ServiceError:
         inputs = batch[0].inputs

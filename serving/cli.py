@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 import sys
 from collections.abc import Iterator
@@ -23,43 +24,26 @@ CHUNK = 1024
 """Items of `predict --jsonl` that are computed together."""
 
 
-def _env(name: str, text: str, **more: Any) -> Any:
-    return typer.Option(help=text, envvar=f"WANDER_{name.upper()}", **more)
-
-
-def serve(
-    models: Annotated[Path, typer.Argument(help="Folder with a folder for every model.", envvar="WANDER_MODELS")],
-    indexes: Annotated[Path, _env("indexes", "Folder with a folder for every retrieval index.")] = Path("indexes"),
-    host: Annotated[str, _env("host", "Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, _env("port", "Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8000,
-    engine: Annotated[str, _env("engine", "What runs the graphs.")] = "ort",
-    instances: Annotated[int, _env("instances", "Engine instances of every graph.", min=1)] = 1,
-    threads: Annotated[int, _env("threads", "Threads of one instance; 0: the cores shared out.", min=0)] = 0,
-    max_queue_rows: Annotated[int, _env("max_queue_rows", "Rows that may wait for one graph.", min=1)] = 4096,
-    batch_delay_ms: Annotated[float, _env("batch_delay_ms", "How long an idle engine waits for company.", min=0)] = 0,
-    max_body_bytes: Annotated[int, _env("max_body_bytes", "Largest body of a request.", min=1)] = 32 << 20,
-    max_items: Annotated[int, _env("max_items", "Most items of one bulk request.", min=1)] = 1024,
-    timeout_ms: Annotated[float, _env("timeout_ms", "Deadline of a request that names none.", min=1)] = 30_000,
-    drain_s: Annotated[float, _env("drain_s", "How long a stopping server finishes its requests.", min=0)] = 10,
-    log_level: Annotated[str, _env("log_level", "debug, info, warning or error.")] = "info",
-) -> None:
-    """Serve every bundle in a folder over HTTP."""
-    given = dict(locals())
+def serve(**given: Any) -> None:
+    """Serve every bundle in a folder over HTTP, and over gRPC with --grpc-port."""
     import asyncio
     import logging
     import math
 
     import uvicorn
+    from pydantic import ValidationError
 
     from serving.app import create_app
     from serving.settings import Settings
     from wander.errors import UsageError, WanderError
+    from wander.manifest import first_problem
 
-    levels = logging.getLevelNamesMapping()
-    if log_level.upper() not in levels:
-        raise UsageError(f"log_level {log_level!r} is none of debug, info, warning, error")
-    logging.basicConfig(level=levels[log_level.upper()], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = Settings(**given)
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        raise UsageError(first_problem(error)) from error
+    level = settings.log_level.upper()
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     failures: list[WanderError] = []
     ready = asyncio.Event()
 
@@ -71,13 +55,13 @@ def serve(
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            host,
-            port,
+            settings.host,
+            settings.port,
             log_config=None,
-            log_level=levels[log_level.upper()],
+            log_level=level.lower(),
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=math.ceil(drain_s),
+            timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )
     )
 
@@ -91,7 +75,7 @@ def serve(
             await asyncio.sleep(0.01)
         if not running.done():
             listening = server.servers[0].sockets[0].getsockname()
-            _announce(f"http://{host}:{listening[1]}", app.state.service)
+            _announce(f"http://{settings.host}:{listening[1]}", app.state.service)
         await running
 
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
@@ -99,7 +83,29 @@ def serve(
     if failures:
         raise failures[0]
     if not server.started:
-        raise UsageError(f"could not listen on {host}:{port}; is another server there? --port 0 takes a free port")
+        address = f"{settings.host}:{settings.port}"
+        raise UsageError(f"could not listen on {address}; is another server there? --port 0 takes a free port")
+
+
+def _options() -> list[inspect.Parameter]:
+    """Every setting as an option with its variable, and the folder of models as an argument."""
+    from serving.settings import Settings
+
+    options = []
+    for name, field in Settings.model_fields.items():
+        bounds = {k: getattr(m, k) for m in field.metadata for k in ("ge", "le", "gt") if hasattr(m, k)}
+        more: dict[str, Any] = {"help": field.description, "envvar": f"WANDER_{name.upper()}"}
+        option = typer.Argument(**more)
+        if name != "models":
+            option = typer.Option(min=bounds.get("ge", bounds.get("gt")), max=bounds.get("le"), **more)
+        annotation = Annotated[field.annotation, option]  # type: ignore[name-defined]
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        options.append(inspect.Parameter(name, kind, default=field.default, annotation=annotation))
+    return options
+
+
+with suppress(ModuleNotFoundError):  # the command itself will say what is to be installed
+    serve.__signature__ = inspect.Signature(_options())  # type: ignore[attr-defined]
 
 
 def predict(
@@ -241,7 +247,7 @@ def _bytes(path: str, mode: str) -> Iterator[IO[bytes]]:
 def _announce(url: str, service: Service) -> None:
     """Says on stderr what is served, with a `curl` line for every model that can be pasted as it is."""
     stderr.print(f"serving on {url}  (documentation: {url}/docs)", markup=False)
-    for model in service.repository.models:
+    for model in service.repository.defaults:
         first = next(iter(model.task.operations))
         path = "/".join(filter(None, (model.bundle.manifest.task.replace("_", "-"), first)))
         example = model.bundle.path / "example.json"

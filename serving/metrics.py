@@ -56,6 +56,12 @@ class Metrics:
             registry=registry,
         )
 
+    def forget(self, model: tuple[str, str, str]) -> None:
+        """Drops what was counted of a model that has gone, so that reloading for weeks does not fill the memory."""
+        labels = dict(zip(MODEL, model, strict=True))
+        for metric in (self.stages, self.batch_rows, self.batch_seconds):
+            metric.remove_by_labels(labels)
+
 
 class QueueCollector(Collector):
     """Reads the queues when they are asked for, so that nothing has to be kept up to date.

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving.batching import Result
 from serving.metrics import Metrics
-from serving.repository import Model, Repository
+from serving.model import Model
+from serving.repository import Repository
 from serving.settings import Settings
-from wander.errors import EngineError, InputError, NotFound, ServiceError, TooLarge
+from wander.errors import InputError, NotFound, ServiceError, TooLarge
 from wander.signature import Arrays
 from wander.tasks.base import Calls, Item
 
@@ -52,6 +54,16 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Inference:
+    """What one graph of a model answers to a batch: arrays (rows, ..) by their names."""
+
+    outputs: dict[str, NDArray[Any]]
+    model: Model
+    graph: str
+    timing: Timing
+
+
+@dataclass(frozen=True)
 class Target:
     """Which model a request means, and what is asked of it. Without a name, the only one that does the task."""
 
@@ -63,7 +75,7 @@ class Target:
 
 
 class Service:
-    """Resolve, preprocess in a pool, queue, postprocess."""
+    """Items go through resolve, preprocess in a pool, queue, postprocess; tensors go through the queue alone."""
 
     def __init__(self, repository: Repository, settings: Settings, metrics: Metrics) -> None:
         self.repository = repository
@@ -82,9 +94,49 @@ class Service:
         manifest = model.bundle.manifest
         if manifest.task != target.task:
             raise NotFound(f"model {model.name!r} does the task {manifest.task!r}, not {target.task!r}")
-        if target.adapter is not None and target.adapter != model.adapter:
-            raise NotFound(f"model {model.name!r} has the adapter {model.adapter!r}, not {target.adapter!r}")
+        _check_adapter(model, target.adapter)
         return model
+
+    async def infer(
+        self,
+        name: str,
+        inputs: Arrays,
+        *,
+        version: str | None = None,
+        adapter: str | None = None,
+        deadline: float | None = None,
+        bulk: bool = False,
+    ) -> Inference:
+        """Runs one graph on a batch of tensors (rows, ..).
+
+        Args:
+            name: of a graph, as `Repository.graph` knows it.
+            deadline: on the clock of `time.monotonic()`.
+            bulk: whether the rows may wait for those of others.
+
+        Raises InputError that names the tensor, and the other errors of a service.
+        """
+        model, graph = self.repository.graph(name, version)
+        try:
+            with model.lease():
+                _check_adapter(model, adapter)
+                self._check_sizes(inputs)
+                model.bundle.manifest.graphs[graph].signature.check(inputs)
+                result = await model.queues[graph].submit(inputs, self._deadline(deadline), bulk=bulk)
+        except ServiceError as error:
+            self._count(model, error)
+            raise
+        self._observe(model, "queue", result.queued)
+        self._observe(model, "inference", result.inference)
+        return Inference(result.outputs, model, graph, Timing(queue=result.queued, inference=result.inference))
+
+    def _check_sizes(self, inputs: Arrays) -> None:
+        """Raises TooLarge for more rows than a request may have, and for a dimension that is longer than allowed."""
+        for name, array in inputs.items():
+            if array.ndim and len(array) > self.settings.max_items:
+                raise TooLarge(f"{name} has {len(array)} rows; at most {self.settings.max_items} are taken", name)
+            if any(size > self.settings.max_length for size in array.shape[1:]):
+                raise TooLarge(f"{name} has shape {array.shape}; no side may exceed {self.settings.max_length}", name)
 
     async def predict(self, target: Target, item: Item, deadline: float | None = None) -> Answer:
         """Answers one item. `deadline` is on the clock of `time.monotonic()`.
@@ -93,7 +145,7 @@ class Service:
         """
         model = self.resolve(target)
         try:
-            return await self._answer(model, target.operation, item, self._deadline(deadline))
+            return await self._answer(model, target.operation, item, self._deadline(deadline), bulk=False)
         except ServiceError as error:
             self._count(model, error)
             raise
@@ -103,45 +155,55 @@ class Service:
     ) -> list[Answer | ServiceError]:
         """Answers items in order; an item that fails costs no other its answer.
 
-        Raises what concerns all: NotFound, NotReady, TooLarge for too many items.
+        Raises what concerns all: NotFound, NotReady, TooLarge for too many items, Overloaded if they find no room.
         """
         if len(items) > self.settings.max_items:
             raise TooLarge(f"{len(items)} items are more than the {self.settings.max_items} of one request", "items")
         model = self.resolve(target)
         until = self._deadline(deadline)
         name = target.operation
-        return list(await asyncio.gather(*(self._attempt(model, name, i, item, until) for i, item in enumerate(items))))
+        try:
+            for queue in model.queues.values():
+                queue.admit(len(items))
+        except ServiceError as error:
+            self._count(model, error)
+            raise
+        with model.lease():
+            tried = [self._attempt(model, name, i, item, until) for i, item in enumerate(items)]
+            return list(await asyncio.gather(*tried))
 
     async def _attempt(
         self, model: Model, operation: str, index: int, item: Item, deadline: float
     ) -> Answer | ServiceError:
         try:
-            return await self._answer(model, operation, item, deadline)
+            return await self._answer(model, operation, item, deadline, bulk=True)
         except ServiceError as error:
             self._count(model, error)
             return error.within(f"items[{index}]") if isinstance(error, InputError) else error
 
-    async def _answer(self, model: Model, operation: str, item: Item, deadline: float) -> Answer:
+    async def _answer(self, model: Model, operation: str, item: Item, deadline: float, *, bulk: bool) -> Answer:
         timing = Timing()
-        asked = model.task.operation(operation)
-        calls: Calls = await self._timed(timing, "preprocess", asked.preprocess, item)
-        queues = model.queues
-        results: list[Result] = await asyncio.gather(
-            *(queues[graph].submit(_as_batch(arrays), deadline) for graph, arrays in calls.items())
-        )
+        with model.lease():
+            asked = model.task.operation(operation)
+            calls: Calls = await self._timed(timing, "preprocess", asked.preprocess, item)
+            submitted = [model.queues[g].submit(_as_batch(a), deadline, bulk=bulk) for g, a in calls.items()]
+            results: list[Result] = await asyncio.gather(*submitted)
         timing.queue = max(result.queued for result in results)
         timing.inference = max(result.inference for result in results)
         outputs: dict[str, Arrays] = {
             graph: {name: value[0] for name, value in result.outputs.items()}
             for graph, result in zip(calls, results, strict=True)
         }
-        _check_finite(outputs)
+        check_finite(outputs)
         started = time.monotonic()
         content = asked.postprocess(item, outputs)
         timing.postprocess = time.monotonic() - started
         for stage, seconds in vars(timing).items():
-            self.metrics.stages.labels(*model.labels, stage).observe(seconds)
+            self._observe(model, stage, seconds)
         return Answer(content, model, timing)
+
+    def _observe(self, model: Model, stage: str, seconds: float) -> None:
+        self.metrics.stages.labels(*model.labels, stage).observe(seconds)
 
     async def _timed(self, timing: Timing, stage: str, function: Any, *arguments: Any) -> Any:
         """Runs a function in the pool; its own time counts, not its wait for a place there."""
@@ -166,12 +228,20 @@ class Service:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _check_finite(outputs: dict[str, Arrays]) -> None:
-    """Raises EngineError for an answer that means nothing, and that JSON cannot hold."""
+def check_finite(outputs: Mapping[str, Arrays]) -> None:
+    """Raises InputError for an answer that means nothing, and that JSON cannot hold.
+
+    Graphs answer their own samples with finite numbers, or else they are not served; so it is the input.
+    """
     for arrays in outputs.values():
         for name, value in arrays.items():
             if not np.isfinite(value).all():
-                raise EngineError(f"{name} came back with values that are not finite; are those of the item too large?")
+                raise InputError(f"{name} comes out as values that are not finite: are those that went in too large?")
+
+
+def _check_adapter(model: Model, adapter: str | None) -> None:
+    if adapter is not None and adapter != model.adapter:
+        raise NotFound(f"model {model.name!r} has the adapter {model.adapter!r}, not {adapter!r}")
 
 
 def _as_batch(arrays: Arrays) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,6 +20,12 @@ class Settings(BaseSettings):
     indexes: Path = Field(default=Path("indexes"), description="Folder with a folder for every retrieval index.")
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    model_control: Literal["none", "poll", "explicit"] = Field(
+        default="none", description="none: all models, for good; poll: follow the folder; explicit: load on demand."
+    )
+    poll_s: float = Field(default=2.0, gt=0, description="How often a folder that is polled is looked at.")
+    load: str | None = Field(default=None, description="With explicit control: models to start with, by commas.")
+    memory_mb: float = Field(default=0, ge=0, description="Budget for weights; idle models make room. 0: no limit.")
     engine: str = Field(default=DEFAULT_ENGINE, description="What runs the graphs.")
     instances: int = Field(default=1, ge=1, description="Engine instances of every graph.")
     threads: int = Field(default=0, ge=0, description="Threads of one instance; 0: the cores shared out.")
@@ -26,6 +33,7 @@ class Settings(BaseSettings):
     batch_delay_ms: float = Field(default=0.0, ge=0, description="How long an idle engine waits for company.")
     max_body_bytes: int = Field(default=32 << 20, ge=1, description="Largest body of a request.")
     max_items: int = Field(default=1024, ge=1, description="Most items of one bulk request.")
+    max_length: int = Field(default=8192, ge=1, description="Longest side of a tensor of a request, but its rows.")
     timeout_ms: float = Field(default=30_000, gt=0, description="Deadline of a request that names none.")
     drain_s: float = Field(default=10.0, ge=0, description="How long a stopping server finishes its requests.")
-    log_level: str = Field(default="info", description="debug, info, warning or error.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least that is logged.")

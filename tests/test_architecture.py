@@ -40,6 +40,9 @@ ALLOWED = {
 LAYERS = [
     "serving.index",
     "serving.batching",
+    "serving.model",
+    "serving.catalog",
+    "serving.folders",
     "serving.repository",
     "serving.service",
     "serving.protocols",

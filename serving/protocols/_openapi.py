@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
+from serving.model import Model
 from serving.protocols._bodies import ADDRESS
-from serving.repository import Model
 from wander.bundle import EXAMPLE
 from wander.tasks.base import Item
 

@@ -11,8 +11,8 @@ from fastapi import Request
 
 from serving.index import Origin
 from serving.index.base import Scalar
+from serving.model import Model
 from serving.protocols._bodies import Body, decode_files, read_body
-from serving.repository import Model
 from serving.settings import Settings
 from wander.bundle import EXAMPLE, PARITY
 from wander.errors import InputError, MalformedBody, TooLarge, UnsupportedMedia

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from starlette.types import ASGIApp, Scope
 
 from serving.service import Service
 from wander.errors import (
@@ -104,17 +105,33 @@ def deadline(request: Request) -> float | None:
     return time.monotonic() + milliseconds / 1000
 
 
-class Protocol(ABC):
-    """Routes under one prefix, and the form that errors take there."""
+class Protocol:
+    """Routes under one prefix, and the form that errors take there; or a server of its own, such as one for gRPC.
 
-    prefix: ClassVar[str]
+    Class attributes:
+        prefix: of its paths. The longest that fits a path decides how an error is told there.
+    """
+
+    prefix: ClassVar[str] = ""
 
     def __init__(self, service: Service) -> None:
         self.service = service
 
-    @abstractmethod
     def router(self) -> APIRouter:
         """The routes, with their full paths."""
+        return APIRouter()
+
+    def direct(self, scope: Scope) -> ASGIApp | None:
+        """What answers this request ahead of the router, for routes where every microsecond counts.
+
+        It sets `scope["route"]` to something whose `path` is the template of the route, for the metrics.
+        """
+        return None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Runs beside the server, from its start to its stop."""
+        yield
 
     def error(self, error: ServiceError, status: int | None = None) -> Response:
         """How this protocol says that a request failed. Problem details, unless it has a form of its own."""

@@ -27,7 +27,7 @@ class Health(Protocol):
         async def readyz() -> Response:
             if not self.service.repository.ready:
                 raise NotReady("the models are being loaded, or the server is draining")
-            return json_response({"status": "ready", "models": [m.name for m in self.service.repository.models]})
+            return json_response({"status": "ready", "models": [m.name for m in self.service.repository.defaults]})
 
         @router.get("/metrics", summary="Metrics for Prometheus")
         async def metrics() -> Response:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
 
+from serving.model import Model
 from serving.protocols._bodies import read_body
 from serving.protocols._openapi import PROBLEMS, RESPONSES, request_body
 from serving.protocols.base import Protocol, deadline, json_response, problem
-from serving.repository import Model
 from serving.service import Answer, Target
 from wander.errors import ServiceError
 from wander.tasks import Task, tasks
@@ -38,11 +38,12 @@ class Native(Protocol):
         @router.get("/v1/models", tags=["models"], summary="Every model that can be asked, and how it was verified")
         async def models() -> Response:
             repository = self.service.repository
-            return json_response({"models": [describe(model) for model in repository.models]})
+            return json_response({"models": [describe(model) | self._known_as(model) for model in repository.models]})
 
         @router.get("/v1/models/{name}", tags=["models"], summary="One model", responses={404: PROBLEMS[404]})
-        async def model(name: str) -> Response:
-            return json_response(describe(self.service.repository.get(name)))
+        async def model(name: str, version: str | None = None) -> Response:
+            model = self.service.repository.get(name, version)
+            return json_response(describe(model) | self._known_as(model))
 
         return router
 
@@ -57,10 +58,16 @@ class Native(Protocol):
 
         return endpoint
 
+    def _known_as(self, model: Model) -> dict[str, Any]:
+        """Whether a version is the default of its name, and its aliases."""
+        served = self.service.repository.served(model.name)
+        aliases = [alias for alias, version in served.aliases.items() if version == model.version] if served else []
+        return {"default": served is not None and served.default == model.version, "aliases": aliases}
+
     def document(self, openapi: dict[str, Any]) -> None:
         """Puts the schema and a real example of the loaded models into the request bodies."""
         for path, name, operation, task in _routes():
-            models = [m for m in self.service.repository.models if m.bundle.manifest.task == name]
+            models = [m for m in self.service.repository.defaults if m.bundle.manifest.task == name]
             if models:
                 route = openapi["paths"][self.prefix + path]["post"]
                 route["requestBody"] = request_body(task.uploads, operation, models)

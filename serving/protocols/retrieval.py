@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar
 
 import numpy as np
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from serving.index import Hit, Index, Indexes, Item, Origin, Query
 from serving.index.base import Vector
@@ -50,14 +50,14 @@ class Retrieval(Protocol):
         service.metrics.registry.register(IndexCollector(self.indexes.sizes))
 
     @asynccontextmanager
-    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         opening = asyncio.create_task(asyncio.to_thread(self.indexes.open_all))
         yield
         await opening
         await asyncio.to_thread(self.indexes.close)
 
     def router(self) -> APIRouter:
-        router = APIRouter(prefix=self.prefix, tags=["retrieval"], lifespan=self._lifespan)
+        router = APIRouter(prefix=self.prefix, tags=["retrieval"])
         items = "/{index}/items"
         one = items + "/{id:path}"
         for method, path, endpoint, summary, body in (
@@ -215,7 +215,7 @@ class Retrieval(Protocol):
         """Name of the only model that makes vectors."""
         if not self.service.repository.ready:
             raise NotReady("the models are being loaded")
-        found = [model.name for model in self.service.repository.models if EMBED in model.task.operations]
+        found = [model.name for model in self.service.repository.defaults if EMBED in model.task.operations]
         if not found:
             raise NotFound("there is no model here that makes vectors")
         if len(found) > 1:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import numpy as np
@@ -156,6 +156,7 @@ def test_every_setting_is_an_option_and_a_variable() -> None:
     assert set(parameters) == set(Settings.model_fields) == set(inspect.signature(serve).parameters)
     for name, field in Settings.model_fields.items():
         assert parameters[name].envvar == f"WANDER_{name.upper()}"
+        assert parameters[name].help == field.description
         if name != "models":
             assert f"--{name.replace('_', '-')}" in parameters[name].opts
             assert parameters[name].default == field.default
@@ -164,7 +165,10 @@ def test_every_setting_is_an_option_and_a_variable() -> None:
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))
 def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     default = Settings.model_fields[name].default
-    given = default + 1 if isinstance(default, int | float) else type(default)("given")
+    choices = get_args(Settings.model_fields[name].annotation)
+    given = default + 1 if isinstance(default, int | float) else type(default or "")("given")
+    if choices:
+        given = "given" if choices == (str, type(None)) else next(choice for choice in choices if choice != default)
     monkeypatch.setenv(f"WANDER_{name.upper()}", str(given))
     assert getattr(Settings(), name) == given
 

@@ -154,7 +154,7 @@ def test_full_queue(full: Running) -> None:
     assert int(answer.headers["retry-after"]) >= 1
     assert "4 rows wait and 1 more exceed 4" in answer.json()["detail"]
     bulk = full.post("/v1/sentiment", json={"items": items(2)})
-    assert [result["error"]["status"] for result in bulk.json()["results"]] == [429, 429]
+    assert (bulk.status_code, bulk.json()["status"]) == (429, 429)  # what single ones obey, bulk ones do
     assert full.post("/v1/emotion", json=item()).status_code == 200  # another model has a queue of its own
 
 

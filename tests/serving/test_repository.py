@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from serving.metrics import Metrics
-from serving.repository import Model, Repository
+from serving.model import Model
+from serving.repository import Repository
 from serving.settings import Settings
 from tests.serving.building import Linear, publish
 from wander.bundle import EXAMPLE, MANIFEST, PARITY, Bundle

@@ -17,7 +17,7 @@ from serving.service import Answer, Service, Target
 from serving.settings import Settings
 from tests.serving.building import Linear, item, items, publish, random_rows
 from wander.engines.fake import FakeSession
-from wander.errors import DeadlineExceeded, EngineError, InputError, NotFound, NotReady, ServiceError, TooLarge
+from wander.errors import DeadlineExceeded, InputError, NotFound, NotReady, ServiceError, TooLarge
 
 T = TypeVar("T")
 
@@ -178,6 +178,6 @@ def test_answer_that_is_not_finite_is_an_error_of_its_item_alone(service: Servic
         length = {"text": 3, "audio": 2, "vision": 4}[name]
         huge[name] = [[3e38 if weight > 0 else -3e38 for weight in row] for row in part.reshape(length, -1)]
     answers: list[Answer | ServiceError] = wait(lambda: service.predict_many(Target(task), [item(), huge, item()]))
-    assert isinstance(answers[1], EngineError)
+    assert isinstance(answers[1], InputError)
     assert isinstance(answers[0], Answer)
     assert isinstance(answers[2], Answer)

@@ -1,0 +1,148 @@
+"""One version of a model that can be asked: its bundle, its task, and a queue for each of its graphs.
+
+A model exists only after it answered its own samples as its export did. Knows neither requests nor HTTP.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from serving.batching import Batcher, BatchingOptions, BatchStats
+from serving.metrics import Metrics
+from serving.settings import Settings
+from wander.bundle import Bundle
+from wander.engines import EngineOptions, Session, engines
+from wander.errors import BundleError
+from wander.tasks import Task, tasks
+
+
+@dataclass(eq=False)
+class Model:
+    """`queues` has one batcher a graph.
+
+    Attributes:
+        bytes: of its weights on disk, for every engine instance: what it takes of the memory budget.
+        leases: requests that are using it. Changed on the event loop alone.
+        used: when it was last asked, on the clock of `time.monotonic()`.
+    """
+
+    bundle: Bundle
+    task: Task
+    queues: dict[str, Batcher] = field(default_factory=dict)
+    engine: dict[str, str] = field(default_factory=dict)
+    bytes: int = 0
+    leases: int = 0
+    used: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        manifest = self.bundle.manifest
+        self.name = self.bundle.name
+        self.version = self.bundle.version
+        self.adapter = str(manifest.adapter.get("name") or manifest.adapter["kind"])
+        """Name of the adapter that is folded into the graphs: its own, else its kind."""
+        self.labels = (self.name, self.version, self.adapter)
+        """Model, version and adapter, as metrics want them."""
+
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        """While one is held, the model is not closed, whatever takes its place."""
+        self.leases += 1
+        self.used = time.monotonic()
+        try:
+            yield
+        finally:
+            self.leases -= 1
+
+    def graph_names(self) -> dict[str, str]:
+        """The name under which each graph is a model of its own -> the graph: `<name>`, or `<name>-<graph>`."""
+        graphs = self.bundle.manifest.graphs
+        if len(graphs) == 1:
+            return {self.name: next(iter(graphs))}
+        return {f"{self.name}-{graph}": graph for graph in graphs}
+
+    def close(self, patience: float) -> None:
+        """Waits until nobody uses it, for at most so many seconds, and frees it. Not to be called on the event loop."""
+        until = time.monotonic() + patience
+        while self.leases and time.monotonic() < until:
+            time.sleep(0.005)
+        for queue in self.queues.values():
+            queue.close(max(0.0, until - time.monotonic()))
+
+
+def weights_bytes(bundle: Bundle) -> int:
+    """Size of the graphs with their weights."""
+    stems = {bundle.graph_path(name).name for name in bundle.manifest.graphs}
+    return sum(path.stat().st_size for path in bundle.path.iterdir() if path.name.removesuffix(".data") in stems)
+
+
+def open_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
+    """Verifies the files, opens every graph, and compares the answers to its samples with those of the export.
+
+    Raises BundleError for a bundle that is not whole, or does not answer as it should.
+    """
+    bundle.verify()
+    manifest = bundle.manifest
+    model = Model(
+        bundle,
+        tasks.get(manifest.task)(manifest, bundle.path),
+        bytes=weights_bytes(bundle) * settings.instances,
+    )
+    engine = engines.get(settings.engine)
+    threads = settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.instances)
+    try:
+        for name, graph in manifest.graphs.items():
+            sessions = [
+                engine.open(bundle.graph_path(name), graph.signature, EngineOptions(threads=threads))
+                for _ in range(settings.instances)
+            ]
+            model.engine.update(sessions[0].describe())
+            for session in sessions:
+                _try(bundle, name, session)
+            options = BatchingOptions(
+                graph.max_batch_size,
+                max(settings.max_queue_rows, graph.max_batch_size),
+                settings.batch_delay_ms / 1000,
+            )
+            observer = _Observer(metrics, (*model.labels, name, settings.engine))
+            model.queues[name] = Batcher(sessions, options, observer, f"{bundle.name}/{name}")
+    except BaseException:
+        model.close(0)
+        raise
+    return model
+
+
+def _try(bundle: Bundle, graph: str, session: Session) -> None:
+    """Warms a session and raises BundleError if it does not answer the samples as the export did."""
+    samples = bundle.samples(graph)
+    allowed = [check for check in bundle.parity.get("checks", ()) if check["graph"] == graph]
+    if not allowed:
+        raise BundleError(f"{bundle.path}: the parity report has no check of graph {graph}")
+    outputs = session.run(samples.inputs)
+    if not session.computes:
+        return
+    for name, reference in samples.expected.items():
+        error = float(np.abs(outputs[name].astype(np.float64) - reference).max())
+        limit = max(check["tolerance"] for check in allowed) * max(1.0, float(np.abs(reference).max()))
+        if not error <= limit:
+            raise BundleError(
+                f"{bundle.path}: graph {graph} differs from its stored reference by {error:.3g} (allowed "
+                f"{limit:.3g}) on this machine; see: wander verify {bundle.path}"
+            )
+
+
+class _Observer:
+    """Counts the batches of one graph."""
+
+    def __init__(self, metrics: Metrics, labels: tuple[str, ...]) -> None:
+        self._rows = metrics.batch_rows.labels(*labels)
+        self._seconds = metrics.batch_seconds.labels(*labels)
+
+    def __call__(self, batch: BatchStats) -> None:
+        self._rows.observe(batch.rows)
+        self._seconds.observe(batch.seconds)
