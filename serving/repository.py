@@ -174,9 +174,7 @@ class Repository(Catalog):
         found = [str(v) for v in versions(folder)]
         version = found[-1] if version in (None, LATEST) else aliases.get(version or "", version)
         if version not in found:
-            raise NotFound(
-                f"there is no version {version!r} of model {name!r} in {folder}; there are {', '.join(found)}"
-            )
+            raise NotFound(f"model {name!r} has no version {version!r} in {folder}; it has {', '.join(found)}")
         bundles = []
         for one in dict.fromkeys([version, *aliases.values()]):
             try:
@@ -215,7 +213,7 @@ class Repository(Catalog):
             model = open_model(bundle, self.settings, self.metrics)
         except (WanderError, OSError) as error:
             raise self._refusal(*key, error) from error
-        self._notes.pop(key)
+        self._notes.pop(key, None)
         return model
 
     def _refusal(self, name: str, version: str, error: Exception) -> WanderError:
@@ -228,9 +226,10 @@ class Repository(Catalog):
 
         def close(model: Model) -> None:
             model.close(self.settings.drain_s)
-            if not any(other.labels == model.labels for other in self.models):
-                self._notes.pop((model.name, model.version), None)
-                self.metrics.forget(model.labels)
+            with self._control:  # the same version may be on its way back
+                if not any(other.labels == model.labels for other in self.models):
+                    self._notes.pop((model.name, model.version), None)
+                    self.metrics.forget(model.labels)
 
         for model in models:
             log.info("unloading %s version %s", model.name, model.version)

@@ -155,6 +155,35 @@ def test_batches_hold_one_shape_and_the_oldest_goes_first() -> None:
     run(test())
 
 
+def test_bulk_waits_for_all_others_and_fills_what_room_is_left() -> None:
+    async def test() -> None:
+        with batching(max_batch_size=4) as (batcher, [probe]):
+            async with busy(batcher, probe):
+                tasks = await queued(batcher, *(rows(mark) for mark in (1, 2, 3)), bulk=True)
+                tasks += await queued(batcher, rows(4, length=2), bulk=True)
+                tasks += await queued(batcher, rows(5), rows(6, length=2), rows(7))
+            await asyncio.gather(*tasks)
+            assert probe.seen == [[0], [5, 7, 1, 2], [6, 4], [3]]
+
+    run(test())
+
+
+def test_retry_after_tells_how_long_the_queue_will_take() -> None:
+    async def test() -> None:
+        with batching(max_batch_size=1, max_queue_rows=2) as (batcher, [probe]):
+            probe.delay = 0.02
+            for mark in range(20):
+                await batcher.submit(rows(mark))
+            async with busy(batcher, probe):
+                waiting = await queued(batcher, rows(1), rows(2))
+                with pytest.raises(Overloaded) as caught:
+                    await batcher.submit(rows(3))
+                assert caught.value.retry_after >= 2 * 0.02 * 0.9  # two rows wait, and the mean nears a row's time
+            await asyncio.gather(*waiting)
+
+    run(test())
+
+
 def test_many_rows_of_one_caller_are_split_and_joined() -> None:
     async def test() -> None:
         with batching(max_batch_size=4) as (batcher, [probe]):

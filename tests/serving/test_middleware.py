@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 
 from serving.settings import Settings
-from tests.serving.building import Running, item, npz, random_rows, running
+from tests.serving.building import PATIENCE, Running, item, npz, random_rows, running, wait_until
 
 LIMIT = 4000
 HUGE = 8 << 20
@@ -72,3 +74,27 @@ def test_huge_body_is_not_waited_for(small: Running, pieces: bool) -> None:
     else:
         assert refused(answer)
     assert small.post("/v1/sentiment", json=item()).status_code == 200
+
+
+def test_client_that_hangs_up_while_it_waits(fake: Running) -> None:
+    """Its row leaves the queue, and is never computed."""
+    session = fake.session("mosi")
+    session.gate.clear()
+    before = len(session.batches)  # those of its warming
+    queue = fake.service.repository.get("mosi").queues["model"]
+    body = orjson.dumps(item())
+    head = f"POST /v1/sentiment HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection(fake.address, timeout=PATIENCE) as first:
+        first.sendall(head + body)
+        wait_until(lambda: len(session.batches) == before + 1)
+        with socket.create_connection(fake.address, timeout=PATIENCE) as second:
+            second.sendall(head + body)
+            wait_until(lambda: queue.queue_rows == 1)
+        wait_until(lambda: queue.queue_rows == 0)
+        session.gate.set()
+        assert first.recv(12) == b"HTTP/1.1 200"
+    assert session.batches[before:] == [1]
+    registry = fake.service.metrics.registry
+    labels = {"route": "/v1/sentiment", "status": "499"}
+    wait_until(lambda: registry.get_sample_value("wander_request_seconds_count", labels) == 1)
+    assert fake.post("/v1/sentiment", json=item()).status_code == 200
