@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -21,12 +21,16 @@ from serving.settings import Settings
 from wander import __version__
 from wander.errors import InputError, NotFound, ServiceError, WanderError
 
+if TYPE_CHECKING:
+    from serving.workers.team import Team
+
 log = logging.getLogger(__name__)
 
 
 def create_app(
     settings: Settings | None = None,
     *,
+    team: Team | None = None,
     on_ready: Callable[[Service], None] = lambda _: None,
     on_failure: Callable[[WanderError], None] | None = None,
 ) -> FastAPI:
@@ -35,12 +39,13 @@ def create_app(
     It answers `/livez` at once and everything else when the models are loaded.
 
     Args:
+        team: the processes that serve together with this one.
         on_ready: called when they are.
         on_failure: called if they cannot be. Without it, starting fails.
     """
     settings = settings or Settings()
     metrics = Metrics()
-    service = Service(Repository(settings, metrics), settings, metrics)
+    service = Service(Repository(settings, metrics), settings, metrics, first=team is None or team.number == 0)
     mounted = [protocol(service) for _, protocol in protocols]
 
     async def load() -> None:
@@ -90,6 +95,10 @@ def create_app(
     # From the inside out: what is added last sees a request first.
     app.add_middleware(Direct, mounted=mounted)
     app.add_middleware(Hangups, prefixes=("/v1/", "/v2/"))
+    if team is not None:
+        from serving.workers.team import Teamwork
+
+        app.add_middleware(Teamwork, team=team)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(Errors, respond=respond)
     app.add_middleware(Timed, metrics=metrics)

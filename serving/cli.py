@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
 
 import typer
 
 from wander.console import print_json, progress, stderr, stdout
 
 if TYPE_CHECKING:
-    from serving.service import Service
     from wander.bundle import Bundle
 
 
@@ -25,66 +22,24 @@ CHUNK = 1024
 
 
 def serve(**given: Any) -> None:
-    """Serve every bundle in a folder over HTTP, and over gRPC with --grpc-port."""
-    import asyncio
-    import logging
-    import math
-
-    import uvicorn
+    """Serve every bundle in a folder over HTTP."""
     from pydantic import ValidationError
 
-    from serving.app import create_app
+    from serving.server import run
     from serving.settings import Settings
-    from wander.errors import UsageError, WanderError
+    from wander.errors import UsageError
     from wander.manifest import first_problem
 
     try:
         settings = Settings(**given)
     except ValidationError as error:
         raise UsageError(first_problem(error)) from error
-    level = settings.log_level.upper()
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    failures: list[WanderError] = []
-    ready = asyncio.Event()
+    if settings.workers == 1:
+        run(settings, _announce)
+        return
+    from serving.workers.supervisor import Supervisor
 
-    def fail(error: WanderError) -> None:
-        failures.append(error)
-        server.should_exit = True
-
-    app = create_app(settings, on_ready=lambda _: ready.set(), on_failure=fail)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            settings.host,
-            settings.port,
-            log_config=None,
-            log_level=level.lower(),
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=math.ceil(settings.drain_s),
-        )
-    )
-
-    async def listen() -> None:
-        with suppress(SystemExit):  # with which uvicorn answers an address that is taken
-            await server.serve()
-
-    async def run() -> None:
-        running = asyncio.create_task(listen())
-        while not running.done() and not (server.started and ready.is_set()):
-            await asyncio.sleep(0.01)
-        if not running.done():
-            listening = server.servers[0].sockets[0].getsockname()
-            _announce(f"http://{settings.host}:{listening[1]}", app.state.service)
-        await running
-
-    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(run())
-    if failures:
-        raise failures[0]
-    if not server.started:
-        address = f"{settings.host}:{settings.port}"
-        raise UsageError(f"could not listen on {address}; is another server there? --port 0 takes a free port")
+    Supervisor(settings, _announce).run()
 
 
 def _options() -> list[inspect.Parameter]:
@@ -244,13 +199,6 @@ def _bytes(path: str, mode: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _announce(url: str, service: Service) -> None:
-    """Says on stderr what is served, with a `curl` line for every model that can be pasted as it is."""
-    stderr.print(f"serving on {url}  (documentation: {url}/docs)", markup=False)
-    for model in service.repository.defaults:
-        first = next(iter(model.task.operations))
-        path = "/".join(filter(None, (model.bundle.manifest.task.replace("_", "-"), first)))
-        example = model.bundle.path / "example.json"
-        asked = f"{url}/v1/{path}?model={quote(model.name)}"
-        line = shlex.join(["curl", "-s", asked, "-H", "content-type: application/json", "-d", f"@{example}"])
-        stderr.print(f"  {line}", markup=False, soft_wrap=True)
+def _announce(lines: Sequence[str]) -> None:
+    for line in lines:
+        stderr.print(line, markup=False, soft_wrap=True)

@@ -94,7 +94,7 @@ def open_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
         bytes=weights_bytes(bundle) * settings.instances,
     )
     engine = engines.get(settings.engine)
-    threads = settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.instances)
+    threads = settings.threads or max(1, len(os.sched_getaffinity(0)) // (settings.instances * settings.workers))
     try:
         for name, graph in manifest.graphs.items():
             sessions = [

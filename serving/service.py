@@ -75,9 +75,14 @@ class Target:
 
 
 class Service:
-    """Items go through resolve, preprocess in a pool, queue, postprocess; tensors go through the queue alone."""
+    """Items go through resolve, preprocess in a pool, queue, postprocess; tensors go through the queue alone.
 
-    def __init__(self, repository: Repository, settings: Settings, metrics: Metrics) -> None:
+    Attributes:
+        first: whether this process holds what there can be only once, as the indexes; false for all workers but one.
+    """
+
+    def __init__(self, repository: Repository, settings: Settings, metrics: Metrics, *, first: bool = True) -> None:
+        self.first = first
         self.repository = repository
         self.settings = settings
         self.metrics = metrics

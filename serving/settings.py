@@ -20,6 +20,7 @@ class Settings(BaseSettings):
     indexes: Path = Field(default=Path("indexes"), description="Folder with a folder for every retrieval index.")
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(default=1, ge=1, le=64, description="Processes that serve together.")
     model_control: Literal["none", "poll", "explicit"] = Field(
         default="none", description="none: all models, for good; poll: follow the folder; explicit: load on demand."
     )

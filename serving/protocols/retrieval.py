@@ -51,6 +51,9 @@ class Retrieval(Protocol):
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
+        if not self.service.first:
+            yield
+            return
         opening = asyncio.create_task(asyncio.to_thread(self.indexes.open_all))
         yield
         await opening

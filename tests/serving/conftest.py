@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,9 +77,9 @@ def command(models: Path) -> Iterator[Callable[..., Command]]:
     """Starts `wander serve` on a free port, with the options given, and waits until it says that it serves."""
     with ExitStack() as stack:
 
-        def start(*options: str, folder: Path = models) -> Command:
+        def start(*options: str, folder: Path = models, program: Sequence[str | Path] = (WANDER,)) -> Command:
             process = subprocess.Popen(
-                [WANDER, "serve", folder, "--port", "0", "--log-level", "warning", *options],
+                [*program, "serve", folder, "--port", "0", "--log-level", "warning", *options],
                 stderr=subprocess.PIPE,
                 text=True,
             )

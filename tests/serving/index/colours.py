@@ -135,6 +135,10 @@ def picture(red: int, green: int, blue: int) -> bytes:
     return file.getvalue()
 
 
+if __name__ == "__mp_main__":  # a worker of the program below
+    kept = registered()
+    kept.__enter__()
+
 if __name__ == "__main__":
     from wander.__main__ import main
 

@@ -1,0 +1,101 @@
+"""One process that serves: uvicorn with our application, from its start to its drained end. Knows no other process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import shlex
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import uvicorn
+
+from serving.app import create_app
+from serving.service import Service
+from serving.settings import Settings
+from wander.errors import UsageError, WanderError
+
+if TYPE_CHECKING:
+    from serving.workers.team import Team
+
+Announce = Callable[[Sequence[str]], None]
+"""Is told, once all models are loaded, what is served."""
+
+
+def run(
+    settings: Settings, announce: Announce, *, team: Team | None = None, sockets: list[socket.socket] | None = None
+) -> None:
+    """Serves until a signal ends it.
+
+    Args:
+        team: the processes that serve together with this one.
+        sockets: to listen on, in place of the address of the settings.
+
+    Raises WanderError if the models cannot be loaded, UsageError if the address is taken.
+    """
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # workers ask each other all the time
+    failures: list[WanderError] = []
+    ready = asyncio.Event()
+
+    def fail(error: WanderError) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(settings, team=team, on_ready=lambda _: ready.set(), on_failure=fail)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            settings.host,
+            settings.port,
+            log_config=None,
+            log_level=settings.log_level,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=math.ceil(settings.drain_s),
+        )
+    )
+
+    async def listen() -> None:
+        with suppress(SystemExit):  # with which uvicorn answers an address that is taken
+            await server.serve(sockets)
+
+    async def serve() -> None:
+        running = asyncio.create_task(listen())
+        while not running.done() and not (server.started and ready.is_set()):
+            await asyncio.sleep(0.01)
+        if not running.done():
+            port = (sockets or server.servers[0].sockets)[0].getsockname()[1]
+            announce(served(f"http://{settings.host}:{port}", app.state.service))
+        await running
+
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(serve())
+    if failures:
+        raise failures[0]
+    if not server.started:
+        raise in_use(settings)
+
+
+def in_use(settings: Settings) -> UsageError:
+    address = f"{settings.host}:{settings.port}"
+    return UsageError(f"could not listen on {address}; is another server there? --port 0 takes a free port")
+
+
+def served(url: str, service: Service) -> list[str]:
+    """What is served, with a `curl` line for every model that can be pasted as it is."""
+    lines = [f"serving on {url}  (documentation: {url}/docs)"]
+    for model in service.repository.defaults:
+        first = next(iter(model.task.operations))
+        path = "/".join(filter(None, (model.bundle.manifest.task.replace("_", "-"), first)))
+        example = model.bundle.path / "example.json"
+        asked = f"{url}/v1/{path}?model={quote(model.name)}"
+        line = shlex.join(["curl", "-s", asked, "-H", "content-type: application/json", "-d", f"@{example}"])
+        lines.append(f"  {line}")
+    return lines
