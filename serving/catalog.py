@@ -78,7 +78,9 @@ class Catalog:
     def graph(self, name: str, version: str | None = None) -> tuple[Model, str]:
         """A graph by the name under which it is a model of its own. Raises as `get`."""
         if (found := self._graphs.get(name)) is not None:
-            return self.get(found[0], version), found[1]
+            model = self.get(found[0], version)
+            if found[1] in model.queues:  # versions of one name may have other graphs
+                return model, found[1]
         model = self.get(name, version)
         raise NotFound(f"model {model.name!r} has several graphs; name one of them: {', '.join(model.graph_names())}")
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from prometheus_client import Histogram
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +29,7 @@ class Timed:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
         self.metrics = metrics
+        self._seen: dict[tuple[str, int], Histogram] = {}  # looking one up by its labels takes longer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,8 +47,10 @@ class Timed:
             await self.app(scope, receive, watch)
         finally:
             # The template of the route, not the path that was asked for: clients must not be able to make labels.
-            route = getattr(scope.get("route"), "path", "none")
-            self.metrics.requests.labels(route, str(status)).observe(time.monotonic() - started)
+            key = getattr(scope.get("route"), "path", "none"), status
+            if (histogram := self._seen.get(key)) is None:
+                histogram = self._seen[key] = self.metrics.requests.labels(key[0], str(status))
+            histogram.observe(time.monotonic() - started)
 
 
 class Errors:

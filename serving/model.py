@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from prometheus_client import Histogram
 
 from serving.batching import Batcher, BatchingOptions, BatchStats
 from serving.metrics import Metrics
 from serving.settings import Settings
+from serving.statistics import Statistics
 from wander.bundle import Bundle
 from wander.engines import EngineOptions, Session, engines
 from wander.errors import BundleError
@@ -24,9 +26,10 @@ from wander.tasks import Task, tasks
 
 @dataclass(eq=False)
 class Model:
-    """`queues` has one batcher a graph.
+    """`queues` has one batcher a graph, `statistics` what each has done.
 
     Attributes:
+        stages: stage -> its histogram, for those that were observed: to look one up by labels takes longer.
         bytes: of its weights on disk, for every engine instance: what it takes of the memory budget.
         leases: requests that are using it. Changed on the event loop alone.
         used: when it was last asked, on the clock of `time.monotonic()`.
@@ -39,6 +42,8 @@ class Model:
     bytes: int = 0
     leases: int = 0
     used: float = field(default_factory=time.monotonic)
+    statistics: dict[str, Statistics] = field(default_factory=dict)
+    stages: dict[str, Histogram] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         manifest = self.bundle.manifest
@@ -109,7 +114,8 @@ def open_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
                 max(settings.max_queue_rows, graph.max_batch_size),
                 settings.batch_delay_ms / 1000,
             )
-            observer = _Observer(metrics, (*model.labels, name, settings.engine))
+            statistics = model.statistics[name] = Statistics()
+            observer = _Observer(metrics, (*model.labels, name, settings.engine), statistics)
             model.queues[name] = Batcher(sessions, options, observer, f"{bundle.name}/{name}")
     except BaseException:
         model.close(0)
@@ -139,10 +145,12 @@ def _try(bundle: Bundle, graph: str, session: Session) -> None:
 class _Observer:
     """Counts the batches of one graph."""
 
-    def __init__(self, metrics: Metrics, labels: tuple[str, ...]) -> None:
+    def __init__(self, metrics: Metrics, labels: tuple[str, ...], statistics: Statistics) -> None:
         self._rows = metrics.batch_rows.labels(*labels)
         self._seconds = metrics.batch_seconds.labels(*labels)
+        self._statistics = statistics
 
     def __call__(self, batch: BatchStats) -> None:
         self._rows.observe(batch.rows)
         self._seconds.observe(batch.seconds)
+        self._statistics.batch(batch.rows, batch.seconds)

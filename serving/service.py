@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from serving.model import Model
 from serving.repository import Repository
 from serving.settings import Settings
 from wander.errors import InputError, NotFound, ServiceError, TooLarge
-from wander.signature import Arrays
+from wander.signature import Arrays, Signature
 from wander.tasks.base import Calls, Item
 
 
@@ -111,11 +111,13 @@ class Service:
         adapter: str | None = None,
         deadline: float | None = None,
         bulk: bool = False,
+        outputs: Collection[str] | None = None,
     ) -> Inference:
         """Runs one graph on a batch of tensors (rows, ..).
 
         Args:
             name: of a graph, as `Repository.graph` knows it.
+            outputs: which are wanted, in that order; None for all.
             deadline: on the clock of `time.monotonic()`.
             bulk: whether the rows may wait for those of others.
 
@@ -126,14 +128,29 @@ class Service:
             with model.lease():
                 _check_adapter(model, adapter)
                 self._check_sizes(inputs)
-                model.bundle.manifest.graphs[graph].signature.check(inputs)
-                result = await model.queues[graph].submit(inputs, self._deadline(deadline), bulk=bulk)
+                signature = model.bundle.manifest.graphs[graph].signature
+                signature.check(inputs)
+                if outputs is not None:
+                    _check_outputs(signature, outputs)
+                result = await self._run(model, graph, inputs, self._deadline(deadline), bulk=bulk)
         except ServiceError as error:
             self._count(model, error)
             raise
         self._observe(model, "queue", result.queued)
         self._observe(model, "inference", result.inference)
-        return Inference(result.outputs, model, graph, Timing(queue=result.queued, inference=result.inference))
+        wanted = result.outputs if outputs is None else {name: result.outputs[name] for name in outputs}
+        return Inference(wanted, model, graph, Timing(queue=result.queued, inference=result.inference))
+
+    async def _run(self, model: Model, graph: str, inputs: Arrays, deadline: float, *, bulk: bool) -> Result:
+        """Rows through the queue of a graph, and into its statistics."""
+        statistics, started = model.statistics[graph], time.monotonic()
+        try:
+            result = await model.queues[graph].submit(inputs, deadline, bulk=bulk)
+        except BaseException:
+            statistics.fail.add(time.monotonic() - started)
+            raise
+        statistics.succeed(time.monotonic() - started, result.queued, result.inference)
+        return result
 
     def _check_sizes(self, inputs: Arrays) -> None:
         """Raises TooLarge for more rows than a request may have, and for a dimension that is longer than allowed."""
@@ -191,7 +208,7 @@ class Service:
         with model.lease():
             asked = model.task.operation(operation)
             calls: Calls = await self._timed(timing, "preprocess", asked.preprocess, item)
-            submitted = [model.queues[g].submit(_as_batch(a), deadline, bulk=bulk) for g, a in calls.items()]
+            submitted = [self._run(model, g, _as_batch(a), deadline, bulk=bulk) for g, a in calls.items()]
             results: list[Result] = await asyncio.gather(*submitted)
         timing.queue = max(result.queued for result in results)
         timing.inference = max(result.inference for result in results)
@@ -208,7 +225,9 @@ class Service:
         return Answer(content, model, timing)
 
     def _observe(self, model: Model, stage: str, seconds: float) -> None:
-        self.metrics.stages.labels(*model.labels, stage).observe(seconds)
+        if (histogram := model.stages.get(stage)) is None:
+            histogram = model.stages[stage] = self.metrics.stages.labels(*model.labels, stage)
+        histogram.observe(seconds)
 
     async def _timed(self, timing: Timing, stage: str, function: Any, *arguments: Any) -> Any:
         """Runs a function in the pool; its own time counts, not its wait for a place there."""
@@ -247,6 +266,12 @@ def check_finite(outputs: Mapping[str, Arrays]) -> None:
 def _check_adapter(model: Model, adapter: str | None) -> None:
     if adapter is not None and adapter != model.adapter:
         raise NotFound(f"model {model.name!r} has the adapter {model.adapter!r}, not {adapter!r}")
+
+
+def _check_outputs(signature: Signature, wanted: Collection[str]) -> None:
+    known = [spec.name for spec in signature.outputs]
+    if unknown := [name for name in wanted if name not in known]:
+        raise InputError(f"unknown output {unknown[0]}; this graph gives {', '.join(known)}", unknown[0])
 
 
 def _as_batch(arrays: Arrays) -> dict[str, Any]:

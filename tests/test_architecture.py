@@ -40,6 +40,7 @@ ALLOWED = {
 LAYERS = [
     "serving.index",
     "serving.batching",
+    "serving.statistics",
     "serving.model",
     "serving.catalog",
     "serving.folders",

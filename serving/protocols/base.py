@@ -12,7 +12,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.types import ASGIApp, Scope
 
-from serving.service import Service
+from serving.service import Service, Timing
 from wander.errors import (
     DeadlineExceeded,
     EngineError,
@@ -94,8 +94,11 @@ def json_response(content: object, status: int = 200, headers: Mapping[str, str]
 def deadline(request: Request) -> float | None:
     """The deadline that the request names, on the clock of `time.monotonic()`. Raises InputError for no number."""
     text = request.headers.get(TIMEOUT_HEADER)
-    if text is None:
-        return None
+    return None if text is None else deadline_of(text)
+
+
+def deadline_of(text: str) -> float:
+    """The same, of the header's text."""
     try:
         milliseconds = float(text)
     except ValueError:
@@ -103,6 +106,14 @@ def deadline(request: Request) -> float | None:
     if not 0 < milliseconds < math.inf:
         raise InputError(f"{TIMEOUT_HEADER} must be a positive number of milliseconds, not {text!r}", TIMEOUT_HEADER)
     return time.monotonic() + milliseconds / 1000
+
+
+def server_timing(timing: Timing) -> str:
+    """The stages of one item as the header `Server-Timing` has them."""
+    return (
+        f"pre;dur={timing.preprocess * 1000:.3f}, queue;dur={timing.queue * 1000:.3f}, "
+        f"infer;dur={timing.inference * 1000:.3f}, post;dur={timing.postprocess * 1000:.3f}"
+    )
 
 
 class Protocol:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from serving.model import Model
 from serving.protocols._bodies import read_body
 from serving.protocols._openapi import PROBLEMS, RESPONSES, request_body
-from serving.protocols.base import Protocol, deadline, json_response, problem
+from serving.protocols.base import Protocol, deadline, json_response, problem, server_timing
 from serving.service import Answer, Target
 from wander.errors import ServiceError
 from wander.tasks import Task, tasks
@@ -113,10 +113,7 @@ def describe(model: Model) -> dict[str, Any]:
 
 
 def _single(answer: Answer) -> Response:
-    timing = answer.timing
-    stages = {"pre": timing.preprocess, "queue": timing.queue, "infer": timing.inference, "post": timing.postprocess}
-    header = ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in stages.items())
-    return json_response(answer.to_json(), headers={"Server-Timing": header})
+    return json_response(answer.to_json(), headers={"Server-Timing": server_timing(answer.timing)})
 
 
 def _bulk(answers: list[Answer | ServiceError]) -> Response:
