@@ -1,1 +1,3 @@
 """Bundle in, answers out. Never imports torch, nor `export`."""
+
+SERVICE_NAME = "wander"

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.metrics import Metrics
-from serving.middleware import BodyLimit, Errors, Hangups, Timed
+from serving.middleware import BodyLimit, Errors, Hangups, Observed
 from serving.protocols import Protocol, protocols
 from serving.repository import Repository
 from serving.service import Service
@@ -22,6 +22,7 @@ from wander import __version__
 from wander.errors import InputError, NotFound, ServiceError, WanderError
 
 if TYPE_CHECKING:
+    from serving.tracing import Tracing
     from serving.workers.team import Team
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,9 @@ def create_app(
     settings = settings or Settings()
     metrics = Metrics()
     service = Service(Repository(settings, metrics), settings, metrics, first=team is None or team.number == 0)
+    tracing = _tracing(settings)
+    if tracing is not None:
+        service.on_answer = tracing.stages
     mounted = [protocol(service) for _, protocol in protocols]
 
     async def load() -> None:
@@ -63,6 +67,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            if tracing is not None:
+                stack.push_async_callback(asyncio.to_thread, tracing.close)
             stack.push_async_callback(asyncio.to_thread, service.close)
             loading = asyncio.create_task(load())
             stack.push_async_callback(_ended, loading)
@@ -101,7 +107,7 @@ def create_app(
         app.add_middleware(Teamwork, team=team)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(Errors, respond=respond)
-    app.add_middleware(Timed, metrics=metrics)
+    app.add_middleware(Observed, metrics=metrics, access_log=settings.access_log, tracing=tracing)
     _complete_openapi(app, mounted)
     return app
 
@@ -120,6 +126,14 @@ class Direct:
                     await answer(scope, receive, send)
                     return
         await self.app(scope, receive, send)
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    if settings.otlp_endpoint is None:
+        return None
+    from serving.tracing import Tracing
+
+    return Tracing(settings)
 
 
 async def _follow(repository: Repository, seconds: float) -> None:

@@ -30,8 +30,8 @@ class Metrics:
         )
         self.stages = Histogram(
             "wander_stage_seconds",
-            "What one item spent in preprocess, queue, inference and postprocess.",
-            (*MODEL, "stage"),
+            "What one item spent in preprocess, queue, inference and postprocess, and altogether (request).",
+            (*MODEL, "engine", "stage"),
             buckets=SECONDS,
             registry=registry,
         )

@@ -6,51 +6,94 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from prometheus_client import Histogram
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.logs import REQUEST_ID, access, request_id
 from serving.metrics import Metrics
 from wander.errors import EngineError, ServiceError, TooLarge
+
+if TYPE_CHECKING:
+    from serving.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
 """Status, for the metrics alone, of a request whose client hung up: the one that nginx gives it."""
+ID_HEADER = b"x-request-id"
 PATIENCE_S = 0.01
 """After so long a request is watched for a client that hangs up; most are answered before, and need not be."""
 
 
-class Timed:
-    """Every request's duration by route and status."""
+class Observed:
+    """Gives every request an id, and tells how long it took by route and status: to metrics, log and traces."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, access_log: bool = False, tracing: Tracing | None = None
+    ) -> None:
         self.app = app
         self.metrics = metrics
+        self.access_log = access_log
+        self.tracing = tracing
         self._seen: dict[tuple[str, int], Histogram] = {}  # looking one up by its labels takes longer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-            return
+        elif self.tracing is None:
+            await self._observe(scope, receive, send)
+        else:
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            with self.tracing.request(scope["method"], headers) as span:
+                status = await self._observe(scope, receive, send)
+                self.tracing.finish(span, scope["method"], _route(scope), status, REQUEST_ID.get())
+
+    async def _observe(self, scope: Scope, receive: Receive, send: Send) -> int:
         started, status = time.monotonic(), 500
+        id = request_id(next((value for name, value in scope["headers"] if name == ID_HEADER), None))
+        REQUEST_ID.set(id)
+        header = (ID_HEADER, id.encode())
 
         async def watch(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message.get("headers", ()), header]
             await send(message)
 
         try:
             await self.app(scope, receive, watch)
         finally:
-            # The template of the route, not the path that was asked for: clients must not be able to make labels.
-            key = getattr(scope.get("route"), "path", "none"), status
+            seconds = time.monotonic() - started
+            key = _route(scope), status
             if (histogram := self._seen.get(key)) is None:
                 histogram = self._seen[key] = self.metrics.requests.labels(key[0], str(status))
-            histogram.observe(time.monotonic() - started)
+            histogram.observe(seconds)
+            if self.access_log:
+                _log(scope, status, seconds)
+        return status
+
+
+def _route(scope: Scope) -> str:
+    """The template of the route, not the path that was asked for: clients must not be able to make labels."""
+    return getattr(scope.get("route"), "path", "none")
+
+
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    """The path as it was sent, percent-encoded, so that it cannot forge a line; without its query."""
+    path = scope.get("raw_path") or scope["path"].encode("ascii", "replace")
+    fields = {
+        "method": scope["method"],
+        "path": path.partition(b"?")[0].decode("ascii", "replace"),
+        "route": _route(scope),
+        "status": status,
+        "ms": round(seconds * 1000, 3),
+    }
+    access.info("%(method)s %(path)s %(status)d %(ms).1f ms", fields, extra={"fields": fields})
 
 
 class Errors:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import shlex
 import socket
@@ -15,6 +14,7 @@ from urllib.parse import quote
 import uvicorn
 
 from serving.app import create_app
+from serving.logs import configure
 from serving.service import Service
 from serving.settings import Settings
 from wander.errors import UsageError, WanderError
@@ -37,10 +37,7 @@ def run(
 
     Raises WanderError if the models cannot be loaded, UsageError if the address is taken.
     """
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # workers ask each other all the time
+    configure(settings)
     failures: list[WanderError] = []
     ready = asyncio.Event()
 

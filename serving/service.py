@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,6 +79,7 @@ class Service:
 
     Attributes:
         first: whether this process holds what there can be only once, as the indexes; false for all workers but one.
+        on_answer: is told of every item that is answered.
     """
 
     def __init__(self, repository: Repository, settings: Settings, metrics: Metrics, *, first: bool = True) -> None:
@@ -86,6 +87,7 @@ class Service:
         self.repository = repository
         self.settings = settings
         self.metrics = metrics
+        self.on_answer: Callable[[Model, Timing], None] = lambda model, timing: None
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="preprocess")
 
     def resolve(self, target: Target) -> Model:
@@ -123,6 +125,7 @@ class Service:
 
         Raises InputError that names the tensor, and the other errors of a service.
         """
+        started = time.monotonic()
         model, graph = self.repository.graph(name, version)
         try:
             with model.lease():
@@ -136,10 +139,13 @@ class Service:
         except ServiceError as error:
             self._count(model, error)
             raise
-        self._observe(model, "queue", result.queued)
-        self._observe(model, "inference", result.inference)
+        timing = Timing(queue=result.queued, inference=result.inference)
+        self._observe(model, "queue", timing.queue)
+        self._observe(model, "inference", timing.inference)
+        self._observe(model, "request", time.monotonic() - started)
+        self.on_answer(model, timing)
         wanted = result.outputs if outputs is None else {name: result.outputs[name] for name in outputs}
-        return Inference(wanted, model, graph, Timing(queue=result.queued, inference=result.inference))
+        return Inference(wanted, model, graph, timing)
 
     async def _run(self, model: Model, graph: str, inputs: Arrays, deadline: float, *, bulk: bool) -> Result:
         """Rows through the queue of a graph, and into its statistics."""
@@ -204,7 +210,7 @@ class Service:
             return error.within(f"items[{index}]") if isinstance(error, InputError) else error
 
     async def _answer(self, model: Model, operation: str, item: Item, deadline: float, *, bulk: bool) -> Answer:
-        timing = Timing()
+        timing, began = Timing(), time.monotonic()
         with model.lease():
             asked = model.task.operation(operation)
             calls: Calls = await self._timed(timing, "preprocess", asked.preprocess, item)
@@ -222,11 +228,14 @@ class Service:
         timing.postprocess = time.monotonic() - started
         for stage, seconds in vars(timing).items():
             self._observe(model, stage, seconds)
+        self._observe(model, "request", time.monotonic() - began)
+        self.on_answer(model, timing)
         return Answer(content, model, timing)
 
     def _observe(self, model: Model, stage: str, seconds: float) -> None:
         if (histogram := model.stages.get(stage)) is None:
-            histogram = model.stages[stage] = self.metrics.stages.labels(*model.labels, stage)
+            labels = (*model.labels, self.settings.engine, stage)
+            histogram = model.stages[stage] = self.metrics.stages.labels(*labels)
         histogram.observe(seconds)
 
     async def _timed(self, timing: Timing, stage: str, function: Any, *arguments: Any) -> Any:

@@ -37,4 +37,12 @@ class Settings(BaseSettings):
     max_length: int = Field(default=8192, ge=1, description="Longest side of a tensor of a request, but its rows.")
     timeout_ms: float = Field(default=30_000, gt=0, description="Deadline of a request that names none.")
     drain_s: float = Field(default=10.0, ge=0, description="How long a stopping server finishes its requests.")
+    log_format: Literal["text", "json"] = Field(default="text", description="Form of the log, on stderr.")
+    access_log: bool = Field(default=False, description="Log every request; metrics count them anyway.")
+    otlp_endpoint: str | None = Field(
+        default=None, description="Where traces go: OTLP over HTTP, such as http://localhost:4318/v1/traces."
+    )
+    trace_ratio: float = Field(
+        default=1.0, ge=0, le=1, description="Share of traced requests, if the client is silent."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least that is logged.")

@@ -301,10 +301,10 @@ def test_requests_never_fail_while_versions_are_swapped(folder: Path) -> None:
 def test_what_was_counted_of_a_version_goes_with_it(folder: Path) -> None:
     with controlled(folder) as repository:
         publish(folder / "mosi", Linear(seed=1))
-        repository.metrics.stages.labels("mosi", "1", "linear", "queue").observe(1)
+        repository.metrics.stages.labels("mosi", "1", "linear", "ort", "queue").observe(1)
         repository.load_model("mosi")
         registry = repository.metrics.registry
-        labels = {"model": "mosi", "version": "1", "adapter": "linear", "stage": "queue"}
+        labels = {"model": "mosi", "version": "1", "adapter": "linear", "engine": "ort", "stage": "queue"}
         wait_until(lambda: registry.get_sample_value("wander_stage_seconds_count", labels) is None)
 
 

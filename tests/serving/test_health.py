@@ -87,7 +87,7 @@ def test_metrics(server: Running) -> None:
     assert any({"mosi", "InputError"} == set(labels) for labels in rejected)
     assert {sample.labels["model"] for sample in families["wander_queue_rows"].samples} == {"mosi", "iemocap"}
     stages = {sample.labels["stage"] for sample in families["wander_stage_seconds"].samples}
-    assert stages == {"queue", "preprocess", "inference", "postprocess"}
+    assert stages == {"queue", "preprocess", "inference", "postprocess", "request"}
 
 
 def test_two_servers_in_one_process_do_not_mix(models: Path, tmp_path: Path) -> None:

@@ -150,8 +150,8 @@ def test_metrics_are_counted(models: Path) -> None:
     labels = {"model": "mosi", "version": "1", "adapter": "linear"}
     with loaded(models) as service:
         wait(lambda: service.predict_many(Target("sentiment"), [*items(3), {"text": []}]))
-        for stage in ("queue", "preprocess", "inference", "postprocess"):
-            assert sample(service, "wander_stage_seconds_count", {**labels, "stage": stage}) == 3
+        for stage in ("queue", "preprocess", "inference", "postprocess", "request"):
+            assert sample(service, "wander_stage_seconds_count", {**labels, "engine": "ort", "stage": stage}) == 3
         graph = {**labels, "graph": "model"}
         assert sample(service, "wander_batch_rows_sum", {**graph, "engine": "ort"}) == 3
         assert sample(service, "wander_rejections_total", {"model": "mosi", "reason": "InputError"}) == 1
