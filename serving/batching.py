@@ -20,11 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.pacing import Pace
 from wander.engines import Session
 from wander.errors import DeadlineExceeded, EngineError, NotReady, Overloaded, ServiceError
 from wander.signature import Arrays
 
 log = logging.getLogger(__name__)
+
+Shape = tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
+SHAPES = 256
+"""Shapes of which it is remembered how fast batches of them are."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,13 @@ class BatchingOptions:
     max_batch_size: rows that an engine gets at once.
     max_queue_rows: rows that may wait; more are refused.
     delay: seconds that an idle engine waits for company, for engines that need large batches.
+    adaptive: whether batches stay at the size that has turned out to be the fastest per row, see `Pace`.
     """
 
     max_batch_size: int
     max_queue_rows: int = 4096
     delay: float = 0.0
+    adaptive: bool = False
 
 
 @dataclass(eq=False)
@@ -89,9 +96,10 @@ class Batcher:
     options: BatchingOptions
     observe: Callable[[BatchStats], None] = lambda _: None
     name: str = "graph"
-    _buckets: OrderedDict[tuple[Any, ...], deque[_Ticket]] = field(default_factory=OrderedDict, init=False)
+    _buckets: dict[tuple[bool, Shape], deque[_Ticket]] = field(default_factory=dict, init=False)
     _rows: int = field(default=0, init=False)
     _seconds_per_row: float = field(default=0.0, init=False)
+    _paces: OrderedDict[Shape, Pace] = field(default_factory=OrderedDict, init=False)
     _closed: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -121,7 +129,7 @@ class Batcher:
     async def submit(self, inputs: Arrays, deadline: float | None = None, *, bulk: bool = False) -> Result:
         """Computes rows (n, ..) that fit the graph's signature.
 
-        More than `max_batch_size` rows are split and put together again.
+        More rows than a batch should have are split and put together again.
 
         Args:
             deadline: `time.monotonic()` at which the caller gives up.
@@ -130,7 +138,7 @@ class Batcher:
         Raises Overloaded if the queue is full, DeadlineExceeded, NotReady once closed, EngineError.
         """
         rows = len(next(iter(inputs.values())))
-        size = self.options.max_batch_size
+        size = self._size(_shape(inputs))
         if rows <= size:
             return await self._submit([inputs], rows, deadline, bulk)
         chunks = [{name: value[i : i + size] for name, value in inputs.items()} for i in range(0, rows, size)]
@@ -150,8 +158,7 @@ class Batcher:
                 raise NotReady(f"{self.name} is being unloaded")
             self.admit(rows)
             for ticket in tickets:
-                key = (bulk, *((value.shape[1:], value.dtype) for value in ticket.inputs.values()))
-                self._buckets.setdefault(key, deque()).append(ticket)
+                self._buckets.setdefault((bulk, _shape(ticket.inputs)), deque()).append(ticket)
             self._rows += rows
             self._condition.notify(len(tickets))
         try:
@@ -204,20 +211,21 @@ class Batcher:
         now = time.monotonic()
         batch: list[_Ticket] = []
         for key in sorted(self._buckets, key=lambda k: self._buckets[k][0].rank):
-            rows = self._fill(batch, key, 0, now)
+            bulk, shape = key
+            limit = self._pace(shape).limit(self._rows) if self.options.adaptive else self.options.max_batch_size
+            rows = self._fill(batch, key, 0, limit, now)
             if batch:
-                bulk, *shape = key
-                if not bulk and rows < self.options.max_batch_size and (others := (True, *shape)) in self._buckets:
-                    self._fill(batch, others, rows, now)
+                if not bulk and rows < limit and (True, shape) in self._buckets:
+                    self._fill(batch, (True, shape), rows, limit, now)
                 break
         return batch
 
-    def _fill(self, batch: list[_Ticket], key: tuple[Any, ...], rows: int, now: float) -> int:
+    def _fill(self, batch: list[_Ticket], key: tuple[bool, Shape], rows: int, limit: int, now: float) -> int:
         """Moves tickets to a batch that has so many rows, while they fit. Returns how many it has then."""
         bucket = self._buckets[key]
         while bucket:
             ticket = bucket[0]
-            if ticket.waiting and rows + ticket.rows > self.options.max_batch_size:
+            if ticket.waiting and batch and rows + ticket.rows > limit:
                 break
             bucket.popleft()
             if not ticket.waiting:
@@ -232,6 +240,22 @@ class Batcher:
         if not bucket:
             del self._buckets[key]
         return rows
+
+    def _pace(self, shape: Shape) -> Pace:
+        """What is known of batches of one shape; of those not seen for long, nothing."""
+        if (pace := self._paces.get(shape)) is None:
+            pace = self._paces[shape] = Pace(self.options.max_batch_size)
+            if len(self._paces) > SHAPES:
+                self._paces.popitem(last=False)
+        self._paces.move_to_end(shape)
+        return pace
+
+    def _size(self, shape: Shape) -> int:
+        """Rows that one ticket may have."""
+        if not self.options.adaptive:
+            return self.options.max_batch_size
+        with self._condition:
+            return self._pace(shape).best
 
     def _compute(self, session: Session, batch: list[_Ticket]) -> None:
         """Runs a batch and hands out its results. If the engine fails, every ticket is tried alone."""
@@ -251,7 +275,10 @@ class Batcher:
             outputs = {name: value[row : row + ticket.rows] for name, value in outcome.items()}
             results.append(Result(outputs, started - ticket.queued_at, seconds))
             row += ticket.rows
-        self._seconds_per_row += (seconds / row - self._seconds_per_row) / 8
+        with self._condition:
+            self._seconds_per_row += (seconds / row - self._seconds_per_row) / 8
+            if self.options.adaptive:
+                self._pace(_shape(batch[0].inputs)).observe(row, seconds)
         self.observe(BatchStats(row, [started - ticket.queued_at for ticket in batch], seconds))
         _deliver(batch, results)
 
@@ -277,6 +304,11 @@ class Batcher:
             thread.join(max(0.0, until - time.monotonic()))
         for session in self.sessions:
             session.close()
+
+
+def _shape(inputs: Arrays) -> Shape:
+    """What rows must have in common to be computed together."""
+    return tuple((value.shape[1:], value.dtype) for value in inputs.values())
 
 
 def _deliver(tickets: Sequence[_Ticket], results: Sequence[Result | ServiceError]) -> None:

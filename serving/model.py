@@ -5,6 +5,7 @@ A model exists only after it answered its own samples as its export did. Knows n
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -22,6 +23,11 @@ from wander.bundle import Bundle
 from wander.engines import EngineOptions, Session, engines
 from wander.errors import BundleError
 from wander.tasks import Task, tasks
+
+SMALL_S = 0.003
+"""A row that takes less on one core is not worth the synchronisation of several."""
+SMALL_BYTES = 100_000_000
+"""Larger weights are not opened twice for a trial."""
 
 
 @dataclass(eq=False)
@@ -93,26 +99,18 @@ def open_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     """
     bundle.verify()
     manifest = bundle.manifest
-    model = Model(
-        bundle,
-        tasks.get(manifest.task)(manifest, bundle.path),
-        bytes=weights_bytes(bundle) * settings.instances,
-    )
-    engine = engines.get(settings.engine)
-    threads = settings.threads or max(1, len(os.sched_getaffinity(0)) // (settings.instances * settings.workers))
+    model = Model(bundle, tasks.get(manifest.task)(manifest, bundle.path))
+    size = weights_bytes(bundle) // len(manifest.graphs)
     try:
         for name, graph in manifest.graphs.items():
-            sessions = [
-                engine.open(bundle.graph_path(name), graph.signature, EngineOptions(threads=threads))
-                for _ in range(settings.instances)
-            ]
-            model.engine.update(sessions[0].describe())
-            for session in sessions:
-                _try(bundle, name, session)
+            sessions = _open_sessions(bundle, name, settings)
+            model.bytes += size * len(sessions)
+            model.engine.update(sessions[0].describe(), instances=str(len(sessions)))
             options = BatchingOptions(
                 graph.max_batch_size,
                 max(settings.max_queue_rows, graph.max_batch_size),
                 settings.batch_delay_ms / 1000,
+                settings.adaptive_batching,
             )
             statistics = model.statistics[name] = Statistics()
             observer = _Observer(metrics, (*model.labels, name, settings.engine), statistics)
@@ -121,6 +119,52 @@ def open_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
         model.close(0)
         raise
     return model
+
+
+def _open_sessions(bundle: Bundle, graph: str, settings: Settings) -> list[Session]:
+    """Sessions of one graph, each warmed and tried.
+
+    How many there are, if the settings leave it open: a graph whose row takes less than `SMALL_S` on one core gains
+    nothing from a second core, so that every core gets an instance; a larger one gets all cores for itself.
+    """
+    cores = max(1, len(os.sched_getaffinity(0)) // settings.workers)
+    opened: list[Session] = []
+
+    def more(instances: int, threads: int) -> None:
+        engine = engines.get(settings.engine)
+        while len(opened) < instances:
+            options = EngineOptions(threads=threads)
+            opened.append(engine.open(bundle.graph_path(graph), bundle.manifest.graphs[graph].signature, options))
+            _try(bundle, graph, opened[-1])
+
+    try:
+        if settings.instances:
+            more(settings.instances, settings.threads or max(1, cores // settings.instances))
+        elif cores == 1 or weights_bytes(bundle) > SMALL_BYTES:
+            more(1, settings.threads or cores)
+        else:
+            more(1, settings.threads or 1)
+            if _seconds_of_a_row(bundle, graph, opened[0]) < SMALL_S:
+                more(cores, settings.threads or 1)
+            elif not settings.threads:
+                opened.pop().close()
+                more(1, cores)
+    except BaseException:
+        for session in opened:
+            session.close()
+        raise
+    return opened
+
+
+def _seconds_of_a_row(bundle: Bundle, graph: str, session: Session) -> float:
+    """The best of a few runs of one sample."""
+    row = {name: value[:1] for name, value in bundle.samples(graph).inputs.items()}
+    best = math.inf
+    for _ in range(3):
+        started = time.monotonic()
+        session.run(row)
+        best = min(best, time.monotonic() - started)
+    return best
 
 
 def _try(bundle: Bundle, graph: str, session: Session) -> None:

@@ -239,7 +239,7 @@ class Repository(Catalog):
     def _make_room(self, bundle: Bundle) -> None:
         """Unloads models that nobody uses, the longest unused first, until the bundle fits the memory budget."""
         budget = self.settings.memory_mb * 1e6
-        needed = weights_bytes(bundle) * self.settings.instances
+        needed = weights_bytes(bundle) * max(1, self.settings.instances)
         idle = sorted(
             (max(m.used for m in served.versions.values()), name)
             for name, served in self._served.items()

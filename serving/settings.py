@@ -28,8 +28,11 @@ class Settings(BaseSettings):
     load: str | None = Field(default=None, description="With explicit control: models to start with, by commas.")
     memory_mb: float = Field(default=0, ge=0, description="Budget for weights; idle models make room. 0: no limit.")
     engine: str = Field(default=DEFAULT_ENGINE, description="What runs the graphs.")
-    instances: int = Field(default=1, ge=1, description="Engine instances of every graph.")
+    instances: int = Field(
+        default=0, ge=0, description="Engine instances of every graph; 0: one a core for small graphs, else one."
+    )
     threads: int = Field(default=0, ge=0, description="Threads of one instance; 0: the cores shared out.")
+    adaptive_batching: bool = Field(default=True, description="Keep batches at the size that is fastest per row.")
     max_queue_rows: int = Field(default=4096, ge=1, description="Rows that may wait for one graph; more are refused.")
     batch_delay_ms: float = Field(default=0.0, ge=0, description="How long an idle engine waits for company.")
     max_body_bytes: int = Field(default=32 << 20, ge=1, description="Largest body of a request.")

@@ -39,6 +39,7 @@ ALLOWED = {
 }
 LAYERS = [
     "serving.index",
+    "serving.pacing",
     "serving.batching",
     "serving.statistics",
     "serving.model",

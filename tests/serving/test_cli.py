@@ -139,7 +139,13 @@ def test_port_in_use(models: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [["--log-level", "loud"], ["--port", "70000"], ["--instances", "0"], ["--max-items", "many"], ["--colour", "blue"]],
+    [
+        ["--log-level", "loud"],
+        ["--port", "70000"],
+        ["--instances", "-1"],
+        ["--max-items", "many"],
+        ["--colour", "blue"],
+    ],
 )
 def test_wrong_usage(wander: Wander, models: Path, options: list[str]) -> None:
     done = wander("serve", models, *options)
@@ -167,6 +173,8 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str) -> N
     default = Settings.model_fields[name].default
     choices = get_args(Settings.model_fields[name].annotation)
     given = default + 1 if isinstance(default, int | float) else type(default or "")("given")
+    if isinstance(default, bool):
+        given = not default
     if name == "trace_ratio":
         given = default / 2  # it is at its maximum
     if choices:

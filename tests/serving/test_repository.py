@@ -168,3 +168,19 @@ def test_unknown_engine(models: Path) -> None:
 def test_every_graph_has_as_many_sessions_as_asked_for(models: Path) -> None:
     model = load(models, instances=3)[0]
     assert len(model.queues["model"].sessions) == 3
+    assert model.engine["instances"] == "3"
+
+
+@pytest.mark.parametrize(("small", "sessions", "threads"), [(True, 4, "1"), (False, 1, "4")])
+def test_cores_are_shared_out_by_the_size_of_a_graph(
+    models: Path, monkeypatch: pytest.MonkeyPatch, small: bool, sessions: int, threads: str
+) -> None:
+    """Never more threads than cores: many instances of one thread, or one of many."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr("serving.model.SMALL_S", float(small))  # a row takes some time between
+    model = load(models)[0]
+    assert len(model.queues["model"].sessions) == sessions
+    assert model.engine["threads"] == threads
+    monkeypatch.setattr("serving.model.SMALL_BYTES", 0)
+    assert len(load(models)[0].queues["model"].sessions) == 1
+    assert load(models, workers=2)[0].engine["threads"] == "2"
