@@ -37,7 +37,7 @@ def one(item: Item, *, npz: bool) -> Body:
     """
     if any(_is_file(value) for value in item.values()):
         files = {name: _file(name, value) for name, value in item.items() if _is_file(value)}
-        texts = {name: _text(name, value) for name, value in item.items() if name not in files}
+        texts = {n: _text(n, value) for n, value in item.items() if n not in files and value is not None}
         return {"files": files, "data": texts}
     if npz and _are_arrays(item):
         return _npz(item)

@@ -138,7 +138,10 @@ def _listed(name: str, array: NDArray[Any], datatype: str) -> list[Any]:
 def _from_list(data: list[Any], datatype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     if datatype == BYTES:
         return _objects([str(element).encode() for element in np.ravel(np.array(data, object))], shape)
-    return np.array(data, DTYPES[datatype].newbyteorder("=")).reshape(shape)
+    dtype = DTYPES[datatype].newbyteorder("=")
+    if dtype.kind in "iu" and any(type(number) is not int for number in np.ravel(np.array(data, object))):
+        raise ValueError(f"{datatype} must be whole numbers")
+    return np.array(data, dtype).reshape(shape)
 
 
 def _from_raw(raw: memoryview, datatype: str, shape: tuple[int, ...]) -> NDArray[Any]:
