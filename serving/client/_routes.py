@@ -200,14 +200,15 @@ def model_ready(model: str, *, version: str | None = None, **options: Unpack[Opt
     return Call("GET", _v2_model(model, version, "ready"), _is_success, accepts=(400, 503), **options)
 
 
-def repository(**options: Unpack[Options]) -> Call[list[Json]]:
-    """`POST /v2/repository/index`: name, version and state of every model there is, loaded or not."""
-    return Call("POST", "/v2/repository/index", json_list, body=bodies.json_body({}), **options)
+def repository(*, ready: bool = False, **options: Unpack[Options]) -> Call[list[Json]]:
+    """`POST /v2/repository/index`: name, version and state of every bundle there is, or of those that can be asked."""
+    return Call("POST", "/v2/repository/index", json_list, body=bodies.json_body({"ready": ready}), **options)
 
 
-def load(model: str, **options: Unpack[Options]) -> Call[None]:
+def load(model: str, *, version: str | None = None, **options: Unpack[Options]) -> Call[None]:
     """`POST /v2/repository/models/<model>/load`: returns when the model serves. Give it the time that it needs."""
-    return Call("POST", _control(model, "load"), _nothing, body=bodies.json_body({}), again=False, **options)
+    body = bodies.json_body({"parameters": {} if version is None else {"version": version}})
+    return Call("POST", _control(model, "load"), _nothing, body=body, again=False, **options)
 
 
 def unload(model: str, **options: Unpack[Options]) -> Call[None]:

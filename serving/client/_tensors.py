@@ -43,13 +43,13 @@ def encode(
     """The body of an inference, and how many bytes of it are JSON if tensors follow.
 
     Args:
-        outputs: which are wanted; None for all.
+        outputs: which are wanted; none for all.
         binary: whether tensors are sent, and asked for, as they lie in memory.
 
     Raises InputError that names the tensor which cannot be sent.
     """
     wanted = dict(parameters or {})
-    if outputs is None and binary:
+    if not outputs and binary:
         wanted.setdefault("binary_data_output", True)
     heads, raws = [], []
     for name, array in inputs.items():
@@ -66,7 +66,7 @@ def encode(
         request["id"] = request_id
     if wanted:
         request["parameters"] = wanted
-    if outputs is not None:
+    if outputs:
         request["outputs"] = [{"name": name, "parameters": {"binary_data": binary}} for name in outputs]
     header = dumps(request).encode()
     return b"".join((header, *raws)), len(header) if raws else None

@@ -6,8 +6,10 @@ import json
 import math
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
+import tritonclient.http as triton
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -100,8 +102,7 @@ def test_dtypes_that_the_protocol_lacks(array: NDArray[Any]) -> None:
 
 
 def test_bfloat16() -> None:
-    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
-    values = np.array([[0, -1.5], [3.140625, math.inf]], bfloat16)
+    values = np.array([[0, -1.5], [3.140625, math.inf]], ml_dtypes.bfloat16)
     found = decode(*answered(*encode({"x": values})))["x"]
     assert found.dtype == np.float32
     assert found.tolist() == values.astype(np.float32).tolist()
@@ -197,15 +198,10 @@ def test_over_http(scripted: Scripted, connect: Connect) -> None:
 # As tritonclient speaks
 
 
-@pytest.fixture(scope="module")
-def triton() -> Any:
-    return pytest.importorskip("tritonclient.http")
-
-
 DATATYPE = {dtype: name for name, dtype in DTYPES.items()} | {np.dtype(object): BYTES}
 
 
-def its_inputs(triton: Any, tensors: dict[str, NDArray[Any]], binary: bool) -> list[Any]:
+def its_inputs(tensors: dict[str, NDArray[Any]], binary: bool) -> list[Any]:
     inputs = []
     for name, array in tensors.items():
         one = triton.InferInput(name, list(array.shape), DATATYPE[array.dtype])
@@ -215,14 +211,14 @@ def its_inputs(triton: Any, tensors: dict[str, NDArray[Any]], binary: bool) -> l
 
 @given(tensors=TENSORS, binary=st.booleans(), outputs=st.none() | st.lists(st.text(min_size=1, max_size=3), min_size=1))
 def test_requests_are_what_tritonclient_sends(
-    triton: Any, tensors: dict[str, NDArray[Any]], binary: bool, outputs: list[str] | None
+    tensors: dict[str, NDArray[Any]], binary: bool, outputs: list[str] | None
 ) -> None:
     try:
         body, length = encode(tensors, outputs, binary, {"adapter": "a"}, "7")
     except InputError:
         return  # in JSON: what the protocol cannot say
     wanted = outputs and [triton.InferRequestedOutput(name, binary_data=binary) for name in outputs]
-    inputs = its_inputs(triton, tensors, binary)
+    inputs = its_inputs(tensors, binary)
     its_body, its_length = triton.InferenceServerClient.generate_request_body(
         inputs, outputs=wanted, request_id="7", parameters={"adapter": "a"}
     )
@@ -235,7 +231,7 @@ def test_requests_are_what_tritonclient_sends(
 
 
 @given(tensors=TENSORS, binary=st.booleans())
-def test_answers_are_what_tritonclient_reads(triton: Any, tensors: dict[str, NDArray[Any]], binary: bool) -> None:
+def test_answers_are_what_tritonclient_reads(tensors: dict[str, NDArray[Any]], binary: bool) -> None:
     try:
         body, length = answered(*encode(tensors, binary=binary))
     except InputError:
