@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.logs import REQUEST_ID, access, request_id
 from serving.metrics import Metrics
+from serving.wire import REQUEST_ID_HEADER
 from wander.errors import EngineError, ServiceError, TooLarge
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
 """Status, for the metrics alone, of a request whose client hung up: the one that nginx gives it."""
-ID_HEADER = b"x-request-id"
+ID_HEADER = REQUEST_ID_HEADER.encode()
 PATIENCE_S = 0.01
 """After so long a request is watched for a client that hangs up; most are answered before, and need not be."""
 

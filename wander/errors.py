@@ -19,10 +19,11 @@
         ├── Overloaded           the queue is full; try again later
         ├── NotReady             loading or draining; try again later
         ├── DeadlineExceeded
+        ├── Unreachable          no server answers at the address
         └── EngineError          the engine failed on this item
 
 Messages say what is wrong and what to do, in one line. This module knows no HTTP and no command line: the status codes
-are in `serving.protocols`, the exit codes in `wander.__main__`.
+are in `serving.wire`, the exit codes in `wander.__main__`.
 """
 
 from __future__ import annotations
@@ -123,6 +124,10 @@ class NotReady(_RetryLater):
 
 class DeadlineExceeded(ServiceError):
     """The deadline of the request passed before it was computed."""
+
+
+class Unreachable(ServiceError):
+    """No connection to the server can be made, so nothing was sent."""
 
 
 class EngineError(ServiceError):

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import itertools
 import json as codec
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wander.console import print_json, print_table, progress, stderr, stdout
-from wander.errors import ServiceError, UsageError
+from wander.errors import ConfigError, ServiceError, Unreachable, UsageError
 
 if TYPE_CHECKING:
-    from serving.index._client import Server
+    from serving.client import Client
 
 AT_ONCE = 4
 """Files that are sent together, so that the server can embed them together."""
+PAGE = 1000
+LINES = 64
+"""Most items of one bulk request."""
+LINES_BYTES = 8 << 20
+"""Most bytes of one bulk request, unless a single line has more."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fill and search the indexes of a running server.")
 
@@ -41,8 +47,6 @@ def add(
     json: Json = False,
 ) -> None:
     """Add items to an index, which is made by the first. Exits 1 if one is refused."""
-    from serving.index._client import Server
-
     files = files or []
     if not files and jsonl is None:
         raise UsageError("name image files, or a file of items with --jsonl")
@@ -54,9 +58,10 @@ def add(
         raise UsageError(f"{absent} is no file")
     failed: list[dict[str, str]] = []
     added = 0
-    with Server(url, model) as server, progress() as display:
+    with _client(url) as client, progress() as display:
         bar = display.add_task(f"add to {index}", total=None if jsonl else len(files))
-        for name, problem in itertools.chain(_put_files(server, index, files), _put_lines(server, index, jsonl)):
+        put = itertools.chain(_put_files(client, index, files, model), _put_lines(client, index, jsonl, model))
+        for name, problem in put:
             display.advance(bar)
             if problem is None:
                 added += 1
@@ -84,17 +89,14 @@ def search(
     json: Json = False,
 ) -> None:
     """Find items by words or by an image."""
-    from serving.index._client import Server
-
     if (words is None) == (image is None):
         raise UsageError("give either words or --image FILE")
     if image is not None and not image.is_file():
         raise UsageError(f"{image} is no file")
-    fields: dict[str, Any] = {"top_k": top_k, "filter": dict(_field(text) for text in where or ())}
-    if modality is not None:
-        fields["modality"] = modality
-    with Server(url, model) as server:
-        found = server.search(index, fields, words, image)
+    item = {"text": words} if image is None else {"image": image}
+    fields = dict(_field(text) for text in where or ())
+    with _client(url) as client:
+        found = client.search(index, item, top_k=top_k, filter=fields, modality=modality, model=model)
     if json:
         print_json(found)
     else:
@@ -109,17 +111,15 @@ def list_(
     json: Json = False,
 ) -> None:
     """List the indexes, or the items of one."""
-    from serving.index._client import Server
-
     columns: tuple[str, ...]
-    with Server(url) as server:
+    with _client(url) as client:
         if index is None:
-            found = server.indexes()
+            found = client.indexes()
             columns = ("index", "items", "dimension", "mode", "model", "version")
             # An index that cannot be read says why instead.
             rows = [[one.get(c, one["error"]["detail"] if "error" in one else "") for c in columns] for one in found]
         else:
-            found = list(server.items(index))
+            found = list(_items(client, index))
             columns = ("id", "modality", "metadata")
             rows = [[one["id"], one["modality"], _shown(one["metadata"])] for one in found]
     if json:
@@ -128,12 +128,37 @@ def list_(
         print_table(columns, rows)
 
 
-def _put_files(server: Server, index: str, files: list[Path]) -> Iterator[tuple[str, str | None]]:
+@contextmanager
+def _client(url: str) -> Iterator[Client]:
+    """Where no server is, the command was called wrongly."""
+    from serving.client import Client
+
+    try:
+        with Client(url) as client:
+            yield client
+    except Unreachable as error:
+        raise UsageError(f"{error}; start one with: wander serve MODELS") from error
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
+
+
+def _items(client: Client, index: str) -> Iterator[dict[str, Any]]:
+    """All of them, by id."""
+    after: str | None = ""
+    while after is not None:
+        page = client.items(index, limit=PAGE, after=after)
+        yield from page["items"]
+        after = page["next"]
+
+
+def _put_files(client: Client, index: str, files: list[Path], model: str | None) -> Iterator[tuple[str, str | None]]:
     """Name of every file, and why it was refused, if it was."""
 
     def put(file: Path) -> tuple[str, str | None]:
         try:
-            server.put_file(index, file)
+            client.put_item(index, file.name, {"image": file}, model=model)
+        except Unreachable:
+            raise
         except ServiceError as error:
             return file.name, str(error)
         return file.name, None
@@ -142,17 +167,32 @@ def _put_files(server: Server, index: str, files: list[Path]) -> Iterator[tuple[
         yield from pool.map(put, files)
 
 
-def _put_lines(server: Server, index: str, path: Path | None) -> Iterator[tuple[str, str | None]]:
+def _put_lines(client: Client, index: str, path: Path | None, model: str | None) -> Iterator[tuple[str, str | None]]:
     """Number of every line, and why it was refused, if it was."""
-    from serving.index._client import chunks
-
     if path is None:
         return
     with path.open("rb") as file:
         for lines in chunks(file):
-            results = server.put_lines(index, [line for _, line in lines])
+            results = client.put_items(index, [line for _, line in lines], model=model)
             for (number, _), result in zip(lines, results, strict=True):
-                yield f"line {number}", result["error"]["detail"] if "error" in result else None
+                yield f"line {number}", str(result) if isinstance(result, ServiceError) else None
+
+
+def chunks(lines: Iterable[bytes]) -> Iterator[list[tuple[int, bytes]]]:
+    """Lines with their numbers from 1, blank ones left out, in groups of which each makes one request."""
+    group: list[tuple[int, bytes]] = []
+    size = 0
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        if not line:
+            continue
+        if group and (len(group) == LINES or size + len(line) > LINES_BYTES):
+            yield group
+            group, size = [], 0
+        group.append((number, line))
+        size += len(line) + 1
+    if group:
+        yield group
 
 
 def _field(text: str) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""What every protocol offers, and the one table from error classes to HTTP statuses."""
+"""What every protocol offers, and how errors are told."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.types import ASGIApp, Scope
 
 from serving.service import Service, Timing
+from serving.wire import STATUS, TIMEOUT_HEADER, URN
 from wander.errors import (
     DeadlineExceeded,
     EngineError,
@@ -25,24 +26,9 @@ from wander.errors import (
     ServiceError,
     TooLarge,
     Unauthorized,
+    Unreachable,
     UnsupportedMedia,
 )
-
-STATUS: dict[type[ServiceError], int] = {
-    InputError: 422,
-    MalformedBody: 400,
-    TooLarge: 413,
-    UnsupportedMedia: 415,
-    NotFound: 404,
-    Unauthorized: 401,
-    Forbidden: 403,
-    Overloaded: 429,
-    NotReady: 503,
-    DeadlineExceeded: 504,
-    EngineError: 500,
-}
-
-TIMEOUT_HEADER = "x-request-timeout-ms"
 
 
 def status_of(error: ServiceError) -> int:
@@ -62,7 +48,7 @@ def problem(error: ServiceError, status: int | None = None) -> dict[str, Any]:
     name = type(error).__name__
     field = error.field if isinstance(error, InputError) else None
     return {
-        "type": f"urn:wander:error:{name}",
+        "type": URN + name,
         "title": TITLES.get(type(error), name),
         "status": status or status_of(error),
         "detail": str(error),
@@ -81,6 +67,7 @@ TITLES: dict[type[ServiceError], str] = {
     Overloaded: "The queue is full",
     NotReady: "Not ready",
     DeadlineExceeded: "The deadline passed",
+    Unreachable: "The server cannot be reached",
     EngineError: "The engine failed",
 }
 

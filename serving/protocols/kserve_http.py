@@ -19,7 +19,6 @@ from serving.protocols import _kserve
 from serving.protocols._kserve_openapi import BODY, INFER, RESPONSES, infer_operation
 from serving.protocols._tensors import decode, encode
 from serving.protocols.base import (
-    TIMEOUT_HEADER,
     Protocol,
     deadline_of,
     json_response,
@@ -28,6 +27,7 @@ from serving.protocols.base import (
     status_of,
 )
 from serving.repository import Repository
+from serving.wire import TIMEOUT_HEADER
 from wander.errors import InputError, MalformedBody, NotReady, ServiceError, TooLarge, UnsupportedMedia
 
 MODEL = "/v2/models/{name}"

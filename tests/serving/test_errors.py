@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serving.protocols.base import STATUS, TITLES, problem, status_of
+from serving.protocols.base import TITLES, problem, status_of
+from serving.wire import STATUS
 from tests.serving.building import PATIENCE, Running, item, items, wait_until
 from wander.errors import (
     InputError,

@@ -7,12 +7,13 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serving.index._client import LINES, chunks
+from serving.index.cli import LINES, chunks
 from serving.settings import Settings
 from tests.serving.building import Running, running
 from tests.serving.index.colours import picture, publish, registered
@@ -123,14 +124,19 @@ def test_errors_are_one_line(run: Run, arguments: list[str], code: int, message:
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi", b"[]"], ids=str)
 def test_server_that_is_none_of_ours(run: Run, answer: bytes) -> None:
     def serve(listening: socket.socket) -> None:
-        connection, _ = listening.accept()
-        with connection:
-            connection.recv(65_536)
-            connection.sendall(answer)
+        with suppress(OSError):  # of the socket that is shut down in the end
+            while True:
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(answer)
 
     with socket.create_server(("127.0.0.1", 0)) as other:
-        threading.Thread(target=serve, args=(other,)).start()
+        thread = threading.Thread(target=serve, args=(other,))
+        thread.start()
         code, out, err = run("list", "--url", f"http://127.0.0.1:{other.getsockname()[1]}")
+        other.shutdown(socket.SHUT_RDWR)
+        thread.join()
     assert (code, out) == (1, "")
     assert err.startswith("error: ")
     assert "Traceback" not in err
