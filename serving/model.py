@@ -49,7 +49,7 @@ class Model:
         manifest = self.bundle.manifest
         self.name = self.bundle.name
         self.version = self.bundle.version
-        self.adapter = str(manifest.adapter.get("name") or manifest.adapter["kind"])
+        self.adapter = manifest.adapter_name
         """Name of the adapter that is folded into the graphs: its own, else its kind."""
         self.labels = (self.name, self.version, self.adapter)
         """Model, version and adapter, as metrics want them."""
