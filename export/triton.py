@@ -64,23 +64,24 @@ def lay_out(bundle: Bundle, folder: Path, *, copy: bool = False) -> list[Path]:
     """
     bundle.verify()
     version = _version(bundle)
-    names = {graph: _entry_name(bundle, graph) for graph in bundle.manifest.graphs}
-    for name in names.values():
+    names = _names(bundle)
+    for name in names:
         _refuse_older(folder / name, version)
     with ExitStack() as stack:
-        drafts = {graph: stack.enter_context(_drafting(folder / name / str(version))) for graph, name in names.items()}
-        for graph, draft in drafts.items():
+        drafts = {name: stack.enter_context(_drafting(folder / name / str(version))) for name in names}
+        for name, draft in drafts.items():
+            graph = names[name]
             for source in bundle.graph_files(graph):
                 # Data keep their name: the graph refers to them by it.
                 target = draft / (MODEL_FILE if source == bundle.graph_path(graph) else source.name)
                 _place(source, target, copy)
             flush(draft)
-        for graph, draft in drafts.items():
-            draft.rename(folder / names[graph] / str(version))
-    for graph, name in names.items():
+        for name, draft in drafts.items():
+            draft.rename(folder / name / str(version))
+    for name, graph in names.items():
         replace_text(folder / name / CONFIG, config(bundle, graph, name, MODEL_FILE))
     sync(folder)
-    return [folder / name for name in names.values()]
+    return [folder / name for name in names]
 
 
 def config(bundle: Bundle, graph: str, name: str, file: str) -> str:
@@ -137,12 +138,13 @@ def _octal(sign: str) -> str:
     return "".join(f"\\{byte:03o}" for byte in sign.encode())
 
 
-def _entry_name(bundle: Bundle, graph: str) -> str:
-    """As the KServe routes name it: the bundle's name, and the tower's if there are several."""
-    name = bundle.name if len(bundle.manifest.graphs) == 1 else f"{bundle.name}-{graph}"
-    if Path(name).name != name or not name.isprintable():
-        raise BundleError(f"{bundle.path}: the graph {graph!r} makes {name!r}, which cannot be the name of a folder")
-    return name
+def _names(bundle: Bundle) -> dict[str, str]:
+    """Name of the entry -> graph; the names are those of the KServe routes."""
+    names = bundle.graph_names()
+    for name, graph in names.items():
+        if Path(name).name != name or not name.isprintable():
+            raise BundleError(f"{bundle.path}: the graph {graph!r} makes {name!r}, which cannot be a folder's name")
+    return names
 
 
 def _version(bundle: Bundle) -> int:

@@ -65,11 +65,8 @@ class Model:
             self.leases -= 1
 
     def graph_names(self) -> dict[str, str]:
-        """The name under which each graph is a model of its own -> the graph: `<name>`, or `<name>-<graph>`."""
-        graphs = self.bundle.manifest.graphs
-        if len(graphs) == 1:
-            return {self.name: next(iter(graphs))}
-        return {f"{self.name}-{graph}": graph for graph in graphs}
+        """The name under which each graph is a model of its own -> the graph."""
+        return self.bundle.graph_names()
 
     def close(self, patience: float) -> None:
         """Waits until nobody uses it, for at most so many seconds, and frees it. Not to be called on the event loop."""
@@ -82,8 +79,7 @@ class Model:
 
 def weights_bytes(bundle: Bundle) -> int:
     """Size of the graphs with their weights."""
-    stems = {bundle.graph_path(name).name for name in bundle.manifest.graphs}
-    return sum(path.stat().st_size for path in bundle.path.iterdir() if path.name.removesuffix(".data") in stems)
+    return sum(path.stat().st_size for graph in bundle.manifest.graphs for path in bundle.graph_files(graph))
 
 
 def open_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:

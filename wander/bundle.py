@@ -79,6 +79,13 @@ class Bundle:
     def version(self) -> str:
         return self.path.resolve().name
 
+    def graph_names(self) -> dict[str, str]:
+        """The name under which each graph is a model of its own -> the graph: `<name>`, or `<name>-<graph>`."""
+        graphs = self.manifest.graphs
+        if len(graphs) == 1:
+            return {self.name: next(iter(graphs))}
+        return {f"{self.name}-{graph}": graph for graph in graphs}
+
     def graph_path(self, graph: str) -> Path:
         return self.path / self.manifest.graphs[graph].file
 

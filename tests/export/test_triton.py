@@ -311,7 +311,7 @@ def test_no_graph_leaves_the_folder(name: str, tmp_path: Path) -> None:
     bundle = publish(tmp_path / "m", {"model": SCALAR})
     graph = bundle.manifest.graphs["model"]
     manifest = bundle.manifest.model_copy(update={"graphs": {"text": graph, name: graph}})
-    with pytest.raises(BundleError, match="cannot be the name of a folder"):
+    with pytest.raises(BundleError, match="cannot be a folder's name"):
         lay_out(Bundle(bundle.path, manifest), tmp_path / "triton")
     assert not (tmp_path / "triton").exists()
 
