@@ -79,7 +79,8 @@ class Model:
 
 def weights_bytes(bundle: Bundle) -> int:
     """Size of the graphs with their weights."""
-    return sum(path.stat().st_size for graph in bundle.manifest.graphs for path in bundle.graph_files(graph))
+    stems = {bundle.graph_path(name).name for name in bundle.manifest.graphs}
+    return sum(path.stat().st_size for path in bundle.path.iterdir() if path.name.removesuffix(".data") in stems)
 
 
 def open_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
