@@ -1,4 +1,4 @@
-"""`wander export` and `wander verify`. What is heavy is imported when a command runs."""
+"""`wander export`, `wander triton` and `wander verify`. What is heavy is imported when a command runs."""
 
 from __future__ import annotations
 
@@ -32,12 +32,16 @@ def export(
     max_batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Largest batch, checked and served.")] = 32,
     seed: Annotated[int, typer.Option(help="Seed of random inputs.")] = 0,
     engine: EngineName = "ort",
+    triton: Annotated[
+        Path | None, typer.Option(help="A Triton model repository that gets a model for every graph, as hard links.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Turn a trained checkpoint into a verified bundle. Exits 1, and leaves OUT.rejected, if the graphs differ."""
     from export.compose import compose
     from export.pipeline import Options
     from export.pipeline import export as run
+    from export.triton import lay_out
     from wander.checkpoints.folder import read_json
     from wander.errors import UsageError
 
@@ -51,6 +55,7 @@ def export(
         module = loaded.host.adapter_module
         warnings = module.warnings() if module is not None else []
         bundle = run(loaded, out, options, lambda what: display.update(task, description=what))
+        entries = lay_out(bundle, triton) if triton is not None else []
     report = bundle.parity
     cost = {
         "seconds": time.monotonic() - started,
@@ -59,7 +64,7 @@ def export(
     }
     if json:
         found = {"bundle": str(bundle.path), "version": bundle.version, "parity": report, "warnings": warnings}
-        print_json({**found, **cost})
+        print_json({**found, **cost, **({"triton": [str(entry) for entry in entries]} if entries else {})})
         return
     _print_checks(report["checks"])
     for name, metrics in report["metrics"].items():
@@ -71,6 +76,26 @@ def export(
         stdout.print(f"warning: {warning}", markup=False)
     size, peak = (f"{number(cost[name] / 1e6)} MB" for name in ("bytes", "peak_memory_bytes"))
     stdout.print(f"wrote {bundle.path}: {size}, in {number(cost['seconds'])} s, peak memory {peak}", markup=False)
+    for entry in entries:
+        stdout.print(f"laid out for Triton: {entry}", markup=False)
+
+
+def triton(
+    bundle: Annotated[Path, typer.Argument(help="A model's folder (its latest version), or one version's folder.")],
+    folder: Annotated[Path, typer.Argument(help="A Triton model repository, new or not.")],
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the files, where a hard link cannot be made.")] = False,
+    json: Json = False,
+) -> None:
+    """Lay a bundle out for NVIDIA Triton: a model for every graph, with its config.pbtxt."""
+    from export.triton import lay_out
+    from wander.bundle import Bundle
+
+    entries = lay_out(Bundle.open(bundle), folder, copy=copy)
+    if json:
+        print_json({"triton": [str(entry) for entry in entries]})
+        return
+    for entry in entries:
+        stdout.print(f"laid out for Triton: {entry}", markup=False)
 
 
 def verify(

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from export import parity, samples
+from export import parity, samples, triton
 from export.fold import fold
 from export.trace import OPSET, trace
 from wander import __version__
@@ -104,7 +104,9 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
         for name, tower in known.items():
             write_samples(draft.path / "samples" / f"{name}.npz", tower.stored)
         write_json(draft.path / EXAMPLE, bound.example({name: tower.stored.row(0) for name, tower in known.items()}))
-        return draft.publish(manifest)
+        published = draft.publish(manifest)
+    triton.configure(model)
+    return published
 
 
 def _manifest(loaded: Loaded, graphs: dict[str, Graph]) -> Manifest:

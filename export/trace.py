@@ -15,12 +15,12 @@ import torch
 
 from wander import __version__
 from wander.backbones import Host
+from wander.bundle import DATA_SUFFIX
 from wander.errors import ConfigError
 
 OPSET = 20
 INLINE_BYTES = 1 << 30
 """Weights beyond this go to a file of their own beside the graph; protobuf ends at 2 GiB."""
-DATA_SUFFIX = ".data"
 
 
 def trace(host: Host, name: str, output: str, path: Path) -> None:

@@ -55,7 +55,7 @@ class Model:
         manifest = self.bundle.manifest
         self.name = self.bundle.name
         self.version = self.bundle.version
-        self.adapter = str(manifest.adapter.get("name") or manifest.adapter["kind"])
+        self.adapter = manifest.adapter_name
         """Name of the adapter that is folded into the graphs: its own, else its kind."""
         self.labels = (self.name, self.version, self.adapter)
         """Model, version and adapter, as metrics want them."""
@@ -71,11 +71,8 @@ class Model:
             self.leases -= 1
 
     def graph_names(self) -> dict[str, str]:
-        """The name under which each graph is a model of its own -> the graph: `<name>`, or `<name>-<graph>`."""
-        graphs = self.bundle.manifest.graphs
-        if len(graphs) == 1:
-            return {self.name: next(iter(graphs))}
-        return {f"{self.name}-{graph}": graph for graph in graphs}
+        """The name under which each graph is a model of its own -> the graph."""
+        return self.bundle.graph_names()
 
     def close(self, patience: float) -> None:
         """Waits until nobody uses it, for at most so many seconds, and frees it. Not to be called on the event loop."""

@@ -28,6 +28,8 @@ MANIFEST = "manifest.json"
 PARITY = "parity.json"
 EXAMPLE = "example.json"
 """A small item of the task, made from the first sample: what a client can send as it is."""
+DATA_SUFFIX = ".data"
+"""Weights that are too large for a graph's file stand beside it, under its name with this."""
 EXPECTED = "expected."
 """Prefix of the reference outputs in a samples file; the inputs stand there under their own names."""
 
@@ -77,8 +79,20 @@ class Bundle:
     def version(self) -> str:
         return self.path.resolve().name
 
+    def graph_names(self) -> dict[str, str]:
+        """The name under which each graph is a model of its own -> the graph: `<name>`, or `<name>-<graph>`."""
+        graphs = self.manifest.graphs
+        if len(graphs) == 1:
+            return {self.name: next(iter(graphs))}
+        return {f"{self.name}-{graph}": graph for graph in graphs}
+
     def graph_path(self, graph: str) -> Path:
         return self.path / self.manifest.graphs[graph].file
+
+    def graph_files(self, graph: str) -> list[Path]:
+        """The graph's file, and the one with its weights if they stand apart."""
+        file = self.manifest.graphs[graph].file
+        return [self.path / name for name in (file, file + DATA_SUFFIX) if name in self.manifest.files]
 
     def samples(self, graph: str) -> Samples:
         """Raises BundleError if they are missing, damaged, or do not fit the graph's signature."""

@@ -44,6 +44,16 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Writes a text file in place of one that may be there; a reader sees the old one or the new one, whole."""
+    with staging(path) as folder:
+        draft = folder / path.name
+        draft.write_text(text, encoding="utf-8")
+        sync(draft)
+        draft.replace(path)
+        sync(path.parent)
+
+
 @contextmanager
 def staging(beside: Path) -> Iterator[Path]:
     """A temporary folder in the same file system as `beside`; what was not renamed away is removed at the end."""

@@ -54,6 +54,11 @@ class Manifest(BaseModel):
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def adapter_name(self) -> str:
+        """Name of the adapter that is in the graphs: its own, else its kind."""
+        return str(self.adapter.get("name") or self.adapter["kind"])
+
     def to_json(self) -> str:
         """The text of `manifest.json`: keys in a fixed order, so that equal manifests are equal bytes."""
         return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"

@@ -76,7 +76,8 @@ def test_the_next_export_is_the_next_version(checkpoint: Path, tmp_path: Path) -
     second = export(compose(write_checkpoint(tmp_path / "other", seed=1)), model, Options(max_batch_size=2))
     assert (first.version, second.version) == ("1", "2")
     assert Bundle.open(model).version == "2"
-    assert sorted(p.name for p in model.iterdir()) == ["1", "2"]
+    assert sorted(p.name for p in model.iterdir()) == ["1", "2", "config.pbtxt"]
+    assert sha256(second.path / "manifest.json") in (model / "config.pbtxt").read_text()
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 

@@ -51,7 +51,7 @@ def server(models: Path) -> Iterator[Running]:
 @pytest.fixture
 def fake(models: Path) -> Iterator[Running]:
     """A server with the fake engine, whose queues hold four rows."""
-    with running(Settings(models=models, engine="fake", max_queue_rows=4)) as started:
+    with running(Settings(models=models, engine="fake", instances=1, max_queue_rows=4)) as started:
         yield started
         for name in ("mosi", "iemocap"):
             started.session(name).gate.set()

@@ -249,7 +249,7 @@ def test_half_copied_version_is_served_once_it_is_whole(folder: Path, tmp_path: 
 
 def test_old_version_answers_those_who_are_on_it(folder: Path) -> None:
     """The old version is closed when its last request is answered, not before; new requests get the new one."""
-    with running(Settings(models=folder, model_control="explicit", engine="fake")) as server:
+    with running(Settings(models=folder, model_control="explicit", engine="fake", instances=1)) as server:
         repository = server.service.repository
         old, session = repository.get("mosi"), server.session("mosi")
         session.gate.clear()

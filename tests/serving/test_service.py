@@ -159,7 +159,7 @@ def test_metrics_are_counted(models: Path) -> None:
 
 
 def test_deadline_of_the_server_holds_for_requests_that_name_none(models: Path) -> None:
-    with loaded(models, engine="fake", timeout_ms=20) as service:
+    with loaded(models, engine="fake", instances=1, timeout_ms=20) as service:
         session = service.repository.get("mosi").queues["model"].sessions[0]
         assert isinstance(session, FakeSession)
         session.gate.clear()
