@@ -37,7 +37,7 @@ DTYPES = {name: np.dtype(dtype).newbyteorder("<") for dtype, name in NAMES.items
 """Those that numpy has; no engine takes bfloat16 from it."""
 
 _NAME_OF = {dtype: name for name, dtype in DTYPES.items()}
-_KINDS = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
+_KINDS: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
 """Kind of a dtype -> the types of the JSON values that it takes."""
 
 MAX_RANK = 32
@@ -138,14 +138,14 @@ def dtype_of(name: object) -> np.dtype[Any]:
     raise InputError(f"datatype must be one of: {', '.join(DTYPES)}", "datatype")
 
 
-def count_of(shape: Any) -> int:
-    """Elements of a shape. Raises InputError for what is none."""
+def shape_of(shape: Any) -> list[int]:
+    """The shape, if it is one. Raises InputError."""
     if type(shape) is not list or len(shape) > MAX_RANK:
         raise InputError(f"shape must be a list of at most {MAX_RANK} sizes", "shape")
     for size in shape:
         if type(size) is not int or size < 0:
             raise InputError("shape must hold whole numbers that are not negative", "shape")
-    return math.prod(shape)
+    return shape
 
 
 def from_bytes(data: bytes | memoryview, dtype: np.dtype[Any], shape: list[int], offset: int = 0) -> NDArray[Any]:
@@ -171,15 +171,15 @@ def _input(given: Any, body: bytes, offset: int | None) -> tuple[str, NDArray[An
     name = given.get("name")
     if type(name) is not str:
         raise InputError("name must be a string", "name")
-    dtype, shape = dtype_of(given.get("datatype")), given.get("shape")
-    count = count_of(shape)
+    dtype, shape = dtype_of(given.get("datatype")), shape_of(given.get("shape"))
+    count = math.prod(shape)
     size = _parameters(given).get("binary_data_size")
     if size is None:
         if "data" not in given:
             if "shared_memory_region" in _parameters(given):
                 raise InputError("shared memory is not offered here", "parameters.shared_memory_region")
             raise InputError(f"{name} has no data", "data")
-        return name, shaped(_from_json(given["data"], dtype, shape, count), shape), offset
+        return name, shaped(_from_json(given["data"], dtype, shape), shape), offset
     field = "parameters.binary_data_size"
     if "data" in given:
         raise InputError("data and binary_data_size cannot stand together", field)
@@ -192,14 +192,14 @@ def _input(given: Any, body: bytes, offset: int | None) -> tuple[str, NDArray[An
     return name, from_bytes(body, dtype, shape, offset), offset + size
 
 
-def _from_json(data: Any, dtype: np.dtype[Any], shape: list[int], count: int) -> NDArray[Any]:
+def _from_json(data: Any, dtype: np.dtype[Any], shape: list[int]) -> NDArray[Any]:
     """Numbers, flat in row-major order or nested as the shape is. What they take is bounded by what was sent."""
     if type(data) is not list:
         raise InputError("data must be a list", "data")
     if list in (types := set(map(type, data))):
         data = _flattened(data, shape)
         types = set(map(type, data))
-    if len(data) != count:
+    if len(data) != (count := math.prod(shape)):
         raise InputError(f"shape {shape} needs {count} elements, not {len(data)}", "data")
     if not types <= _KINDS[dtype.kind]:
         raise InputError(f"data must hold {_NAME_OF[dtype]} alone: {_WANTED[dtype.kind]}", "data")
