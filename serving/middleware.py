@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 CLIENT_GONE = 499
 """Status, for the metrics alone, of a request whose client hung up: the one that nginx gives it."""
 ID_HEADER = REQUEST_ID_HEADER.encode()
-PATIENCE_S = 0.01
+PATIENCE_S = 0.05
 """After so long a request is watched for a client that hangs up; most are answered before, and need not be."""
 
 
@@ -149,8 +149,10 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        announced = int(next((value for name, value in scope["headers"] if name == b"content-length"), b"0"))
-        size = 0
+        announced, size = 0, 0
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                announced = int(value)
 
         async def limited() -> Message:
             nonlocal size
@@ -180,7 +182,8 @@ class Hangups:
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith(self.prefixes):
             await self.app(scope, receive, send)
             return
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         assert task is not None
         watcher: asyncio.Task[None] | None = None
         timer: asyncio.TimerHandle | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import shlex
 import socket
@@ -21,6 +22,9 @@ from wander.errors import UsageError, WanderError
 
 if TYPE_CHECKING:
     from serving.workers.team import Team
+
+GARBAGE = 20_000
+"""Objects after whose making the garbage collector looks at the young ones; requests in flight are many of them."""
 
 Announce = Callable[[Sequence[str]], None]
 """Is told, once all models are loaded, what is served."""
@@ -69,6 +73,7 @@ def run(
             await asyncio.sleep(0.01)
         if not running.done():
             port = (sockets or server.servers[0].sockets)[0].getsockname()[1]
+            _settle()
             announce(served(f"http://{settings.host}:{port}", app.state.service))
         await running
 
@@ -78,6 +83,13 @@ def run(
         raise failures[0]
     if not server.started:
         raise in_use(settings)
+
+
+def _settle() -> None:
+    """What is loaded by now stays: the garbage collector need not look at it, nor at requests again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE, 20, 20)
 
 
 def in_use(settings: Settings) -> UsageError:

@@ -163,7 +163,7 @@ class Service:
         for name, array in inputs.items():
             if array.ndim and len(array) > self.settings.max_items:
                 raise TooLarge(f"{name} has {len(array)} rows; at most {self.settings.max_items} are taken", name)
-            if any(size > self.settings.max_length for size in array.shape[1:]):
+            if max(array.shape[1:], default=0) > self.settings.max_length:
                 raise TooLarge(f"{name} has shape {array.shape}; no side may exceed {self.settings.max_length}", name)
 
     async def predict(self, target: Target, item: Item, deadline: float | None = None) -> Answer:
