@@ -227,7 +227,8 @@ async def _json(request: Request) -> dict[str, Any]:
 
 
 async def _parameters(request: Request) -> dict[str, Any]:
-    parameters = (await _json(request)).get("parameters") or {}
+    if (parameters := (await _json(request)).get("parameters")) is None:
+        return {}
     if not isinstance(parameters, dict):
         raise InputError("parameters must be a JSON object", "parameters")
     return parameters
