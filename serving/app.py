@@ -42,7 +42,7 @@ def create_app(
     Args:
         team: the processes that serve together with this one.
         on_ready: called when they are.
-        on_failure: called if they cannot be. Without it, starting fails.
+        on_failure: called if they cannot be, or if a protocol's own server cannot run. Without it, starting fails.
     """
     settings = settings or Settings()
     metrics = Metrics()
@@ -73,7 +73,12 @@ def create_app(
             loading = asyncio.create_task(load())
             stack.push_async_callback(_ended, loading)
             for protocol in mounted:
-                await stack.enter_async_context(protocol.running())
+                try:
+                    await stack.enter_async_context(protocol.running())
+                except WanderError as error:
+                    if on_failure is None:
+                        raise
+                    on_failure(error)
             while on_failure is None and not service.repository.ready:
                 await asyncio.wait([loading], timeout=0.01)
                 if loading.done():
@@ -81,7 +86,7 @@ def create_app(
             yield
 
     app = FastAPI(title="wander", version=__version__, lifespan=lifespan, openapi_url="/openapi.json")
-    app.state.service = service
+    app.state.service, app.state.protocols = service, mounted
     for protocol in mounted:
         app.include_router(protocol.router())
 

@@ -74,7 +74,8 @@ def run(
         if not running.done():
             port = (sockets or server.servers[0].sockets)[0].getsockname()[1]
             _settle()
-            announce(served(f"http://{settings.host}:{port}", app.state.service))
+            also = [protocol.listening for protocol in app.state.protocols if protocol.listening is not None]
+            announce(served(f"http://{settings.host}:{port}", app.state.service, also))
         await running
 
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
@@ -97,9 +98,9 @@ def in_use(settings: Settings) -> UsageError:
     return UsageError(f"could not listen on {address}; is another server there? --port 0 takes a free port")
 
 
-def served(url: str, service: Service) -> list[str]:
-    """What is served, with a `curl` line for every model that can be pasted as it is."""
-    lines = [f"serving on {url}  (documentation: {url}/docs)"]
+def served(url: str, service: Service, also: Sequence[str] = ()) -> list[str]:
+    """What is served, and where else; with a `curl` line for every model that can be pasted as it is."""
+    lines = [f"serving on {url}  (documentation: {url}/docs)", *(f"serving {one}" for one in also)]
     for model in service.repository.defaults:
         first = next(iter(model.task.operations))
         path = "/".join(filter(None, (model.bundle.manifest.task.replace("_", "-"), first)))

@@ -21,6 +21,9 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     workers: int = Field(default=1, ge=1, le=64, description="Processes that serve together.")
+    grpc_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Port for gRPC; 0 takes a free one. Without it there is none."
+    )
     model_control: Literal["none", "poll", "explicit"] = Field(
         default="none", description="none: all models, for good; poll: follow the folder; explicit: load on demand."
     )

@@ -36,7 +36,7 @@ NAMES: dict[DType, str] = {
 DTYPES = {name: np.dtype(dtype).newbyteorder("<") for dtype, name in NAMES.items() if name != "BF16"}
 """Those that numpy has; no engine takes bfloat16 from it."""
 
-_NAME_OF = {dtype: name for name, dtype in DTYPES.items()}
+NAME_OF = {dtype: name for name, dtype in DTYPES.items()}
 _KINDS: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
 """Kind of a dtype -> the types of the JSON values that it takes."""
 
@@ -114,7 +114,7 @@ def encode(outputs: Arrays, head: dict[str, Any], request: Request) -> tuple[byt
     """
     described, blocks, texts = [], [], {}
     for name, array in outputs.items():
-        one: dict[str, Any] = {"name": name, "datatype": _NAME_OF[array.dtype], "shape": array.shape}
+        one: dict[str, Any] = {"name": name, "datatype": NAME_OF[array.dtype], "shape": array.shape}
         array = np.ascontiguousarray(array)
         if request.binary if request.outputs is None else request.outputs[name]:
             one["parameters"] = {"binary_data_size": array.nbytes}
@@ -202,14 +202,14 @@ def _from_json(data: Any, dtype: np.dtype[Any], shape: list[int]) -> NDArray[Any
     if len(data) != (count := math.prod(shape)):
         raise InputError(f"shape {shape} needs {count} elements, not {len(data)}", "data")
     if not types <= _KINDS[dtype.kind]:
-        raise InputError(f"data must hold {_NAME_OF[dtype]} alone: {_WANTED[dtype.kind]}", "data")
+        raise InputError(f"data must hold {NAME_OF[dtype]} alone: {_WANTED[dtype.kind]}", "data")
     try:
         with np.errstate(over="ignore"):
             array = np.array(data, dtype)
     except OverflowError:
         array = None
     if array is None or (dtype.kind == "f" and not np.isfinite(array).all()):
-        raise InputError(f"data holds numbers beyond what {_NAME_OF[dtype]} can hold", "data")
+        raise InputError(f"data holds numbers beyond what {NAME_OF[dtype]} can hold", "data")
     return array
 
 

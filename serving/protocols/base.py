@@ -95,6 +95,12 @@ def deadline_of(text: str) -> float:
     return time.monotonic() + milliseconds / 1000
 
 
+def text_of(error: ServiceError) -> str:
+    """The message, after the field that it is about."""
+    field = error.field if isinstance(error, InputError) else None
+    return str(error) if field is None else f"{field}: {error}"
+
+
 def server_timing(timing: Timing) -> str:
     """The stages of one item as the header `Server-Timing` has them."""
     return (
@@ -108,9 +114,13 @@ class Protocol:
 
     Class attributes:
         prefix: of its paths. The longest that fits a path decides how an error is told there.
+
+    Attributes:
+        listening: where a server of its own listens, once it does, in words.
     """
 
     prefix: ClassVar[str] = ""
+    listening: str | None = None
 
     def __init__(self, service: Service) -> None:
         self.service = service

@@ -25,6 +25,7 @@ from serving.protocols.base import (
     retry_headers,
     server_timing,
     status_of,
+    text_of,
 )
 from serving.repository import Repository
 from serving.wire import TIMEOUT_HEADER
@@ -164,12 +165,6 @@ class KServeHttp(Protocol):
 
     def error(self, error: ServiceError, status: int | None = None) -> Response:
         return json_response({"error": text_of(error)}, status or status_of(error), retry_headers(error))
-
-
-def text_of(error: ServiceError) -> str:
-    """The message, after the field that it is about."""
-    field = error.field if isinstance(error, InputError) else None
-    return str(error) if field is None else f"{field}: {error}"
 
 
 def inflated(body: bytes, encoding: bytes, limit: int) -> bytes:

@@ -157,6 +157,13 @@ class Running:
 
     client: httpx.Client
     service: Service
+    app: FastAPI
+
+    @property
+    def grpc(self) -> str:
+        """Where gRPC is listened for."""
+        said = [protocol.listening for protocol in self.app.state.protocols if protocol.listening]
+        return str(said[0]).removeprefix("gRPC on ")
 
     @property
     def address(self) -> tuple[str, int]:
@@ -184,7 +191,7 @@ def running(settings: Settings, app: FastAPI | None = None) -> Iterator[Running]
     try:
         with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
             assert client.get("/livez").status_code == 200
-            yield Running(client, app.state.service)
+            yield Running(client, app.state.service, app)
     finally:
         server.should_exit = True
         thread.join(PATIENCE)

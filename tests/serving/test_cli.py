@@ -177,8 +177,10 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str) -> N
         given = not default
     if name == "trace_ratio":
         given = default / 2  # it is at its maximum
-    if choices:
-        given = "given" if choices == (str, type(None)) else next(choice for choice in choices if choice != default)
+    if type(None) in choices:
+        given = choices[0](7)
+    elif choices:
+        given = next(choice for choice in choices if choice != default)
     monkeypatch.setenv(f"WANDER_{name.upper()}", str(given))
     assert getattr(Settings(), name) == given
 

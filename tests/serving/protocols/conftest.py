@@ -29,5 +29,5 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Running]:
-    with running(Settings(models=folder, model_control="explicit", max_body_bytes=1 << 20)) as started:
+    with running(Settings(models=folder, model_control="explicit", max_body_bytes=1 << 20, grpc_port=0)) as started:
         yield started
