@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 CORS: dict[str, Any] = {
     "allow_methods": ("GET", "POST", "PUT", "DELETE"),
-    "allow_headers": ("Authorization", "X-Request-Timeout-Ms", "Inference-Header-Content-Length"),
-    "expose_headers": ("Retry-After", "Server-Timing", "Inference-Header-Content-Length"),
+    "allow_headers": ("Authorization", "X-Request-Timeout-Ms", "X-Request-Id", "Inference-Header-Content-Length"),
+    "expose_headers": ("Retry-After", "Server-Timing", "X-Request-Id", "Inference-Header-Content-Length"),
 }
 """What pages of the origins that are let in may send and see."""
 
@@ -94,7 +94,7 @@ def create_app(
         title="wander", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     app.state.service = service
-    if not service.keys and not is_loopback(settings.host):
+    if not service.keys and not is_loopback(settings.host) and (team is None or team.number == 0):
         log.warning("everyone who reaches %s may infer and write indexes; to let in keys only: --keys", settings.host)
     for protocol in mounted:
         app.include_router(protocol.router())
@@ -122,7 +122,7 @@ def create_app(
         from serving.workers.team import Teamwork
 
         app.add_middleware(Teamwork, team=team)
-    app.add_middleware(Guard, keys=service.keys, metrics=metrics)
+    app.add_middleware(Guard, keys=service.keys, metrics=metrics, trusted=team.sent if team else lambda _: False)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
     app.add_middleware(Errors, respond=respond)
     if settings.cors_origin is not None:

@@ -63,7 +63,9 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self._limits.connections:
+        # Sockets of the other kind are those of our own processes.
+        from_network = isinstance(transport.get_extra_info("sockname"), tuple)
+        if from_network and len(self.connections) > self._limits.connections:
             self._refuse(503, "too many connections", b"retry-after: 1\r\n")
             return
         self._until = self.loop.time() + self._limits.head_s

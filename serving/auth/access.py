@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -107,12 +107,16 @@ class Guard:
     """Lets a request through if its key has what the table says. Reads nothing of a body.
 
     Sets `scope["caller"]` to the name of the key.
+
+    Args:
+        trusted: whether another process of this server has let a request in and counted it.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics, trusted: Callable[[Scope], bool]) -> None:
         self.app = app
         self.keys = keys
         self.metrics = metrics
+        self.trusted = trusted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -136,7 +140,7 @@ class Guard:
                 raise HTTPException(405, headers={"Allow": ", ".join(sorted(methods))})
             raise NotFound(f"there is no route {path}")
         principal.require(access or ADMIN)
-        admit(principal)
+        admit(principal, paid=self.trusted(scope))
         scope["caller"] = principal.name
 
 

@@ -143,9 +143,9 @@ def authorise(keys: Keys, header: str | None, access: Access) -> Principal:
     return admit(principal)
 
 
-def admit(principal: Principal) -> Principal:
-    """Counts a request. Raises RateLimited."""
-    if principal.bucket is not None:
+def admit(principal: Principal, paid: bool = False) -> Principal:
+    """Counts a request, unless that is done already, and lets its items be counted. Raises RateLimited."""
+    if principal.bucket is not None and not paid:
         principal.bucket.take(1)
     _caller.set(principal)
     return principal
