@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +29,7 @@ from tests.serving.auth.test_keys import KEY, entry
 from tests.serving.building import Running, item, npz, random_rows, running
 from wander.errors import InputError, MalformedBody, TooLarge, WanderError
 
+INFER = "/v2/models/mosi/infer"
 JSON = {"content-type": "application/json"}
 LINES = {"content-type": "application/x-ndjson"}
 FORM = {"content-type": "multipart/form-data; boundary=x"}
@@ -57,8 +60,10 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
 
 
 def refused(answer: httpx.Response, *statuses: int) -> str:
-    """The detail of a refusal, which is short and in one line."""
+    """The detail of a refusal, in the form of its protocol."""
     assert answer.status_code in statuses, answer.text[:300]
+    if answer.request.url.path.startswith("/v2"):
+        return str(answer.json()["error"])
     assert answer.headers["content-type"] == PROBLEM
     return str(answer.json()["detail"])
 
@@ -69,7 +74,7 @@ def refused(answer: httpx.Response, *statuses: int) -> str:
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":'])
 @pytest.mark.parametrize("depth", [1_000, 100_000])
 def test_deep_json(server: Running, opening: bytes, depth: int) -> None:
-    for path in ("/v1/sentiment", "/v1/retrieval/a/search"):
+    for path in ("/v1/sentiment", "/v1/retrieval/a/search", INFER, "/v2/repository/index"):
         body = b'{"text":' + opening * depth
         refused(server.client.post(path, content=body, headers=JSON), 400, 413)
     closed = b"[" * 900 + b"]" * 900
@@ -84,6 +89,10 @@ def test_wide_json(server: Running) -> None:
     for body in (b'{"text":' + many + b"}", b'{"items":' + many.replace(b"[]", b"{}") + b"}"):
         detail = refused(server.client.post("/v1/sentiment", content=body, headers=JSON), 413)
         assert str(MAX_CONTAINERS) in detail
+    tensors = b'{"inputs":[{"name":"text","datatype":"FP32","shape":[1],"data":' + many + b"}]}"
+    refused(server.client.post(INFER, content=tensors, headers=JSON), 413)
+    head = {"inference-header-content-length": str(len(tensors))}
+    refused(server.client.post(INFER, content=tensors + b"1234", headers=head), 413)
     answer = server.client.put("/v1/retrieval/a/items", content=b'{"id":' + many + b"}", headers=LINES)
     assert answer.status_code in (200, 404)
     if answer.status_code == 200:
@@ -214,6 +223,27 @@ def test_pickle_over_http(server: Running, tmp_path: Path) -> None:
     np.savez(file, text=np.array([Trap()], dtype=object), allow_pickle=True)
     refused(server.post("/v1/sentiment", files={"file": ("a.npz", file.getvalue())}), 400)
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate"])
+def test_compressed_bodies(server: Running, name: str) -> None:
+    """A bomb is put out as soon as more has come out than a body may have."""
+    packed = (gzip if name == "gzip" else zlib).compress(b" " * (256 << 20))
+    assert len(packed) < LIMIT
+    answer = server.client.post(INFER, content=packed, headers={**JSON, "content-encoding": name})
+    assert str(LIMIT) in refused(answer, 413)
+    for broken in (packed[:1000], b"", b"{}", packed[:-1]):
+        answer = server.client.post(INFER, content=broken, headers={**JSON, "content-encoding": name})
+        refused(answer, 400, 413)
+    refused(server.client.post(INFER, content=packed, headers={**JSON, "content-encoding": "br"}), 415)
+
+
+@pytest.mark.parametrize("shape", [[1 << 62], [1 << 40, 1 << 40], [0, 1 << 62], [-1], [1] * 40, [1, 3, 4]])
+def test_tensors_that_claim_more_than_they_bring(server: Running, shape: list[int]) -> None:
+    for more in ({"data": [1.0]}, {"parameters": {"binary_data_size": 4}}):
+        body = json.dumps({"inputs": [{"name": "text", "datatype": "FP32", "shape": shape, **more}]}).encode()
+        head = {"inference-header-content-length": str(len(body))}
+        refused(server.client.post(INFER, content=body + b"1234", headers=head), 400, 413, 422)
 
 
 # Forms
