@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.auth.access import Guard, is_loopback
 from serving.metrics import Metrics
-from serving.middleware import BodyLimit, Errors, Hangups, Observed
+from serving.middleware import BodyLimit, Errors, Hangups, Hardened, Observed
 from serving.protocols import Protocol, protocols
 from serving.repository import Repository
 from serving.service import Service
-from serving.settings import Settings
+from serving.settings import Settings, origins
 from wander import __version__
 from wander.errors import InputError, NotFound, ServiceError, WanderError
 
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
     from serving.workers.team import Team
 
 log = logging.getLogger(__name__)
+
+CORS: dict[str, Any] = {
+    "allow_methods": ("GET", "POST", "PUT", "DELETE"),
+    "allow_headers": ("Authorization", "X-Request-Timeout-Ms", "X-Request-Id", "Inference-Header-Content-Length"),
+    "expose_headers": ("Retry-After", "Server-Timing", "X-Request-Id", "Inference-Header-Content-Length"),
+}
+"""What pages of the origins that are let in may send and see."""
 
 
 def create_app(
@@ -85,21 +94,29 @@ def create_app(
                     await loading
             yield
 
-    app = FastAPI(title="wander", version=__version__, lifespan=lifespan, openapi_url="/openapi.json")
+    # The document has a page of our own, see `serving.protocols.docs`. A path is right or wrong: none is redirected.
+    app = FastAPI(
+        title="wander", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     app.state.service, app.state.protocols = service, mounted
+    if not service.keys and not is_loopback(settings.host) and (team is None or team.number == 0):
+        log.warning("everyone who reaches %s may infer and write indexes; to let in keys only: --keys", settings.host)
     for protocol in mounted:
         app.include_router(protocol.router())
 
-    def respond(path: str, error: ServiceError) -> Response:
-        return _of_path(mounted, path).error(error)
+    def respond(path: str, error: ServiceError | HTTPException) -> Response:
+        protocol = _of_path(mounted, path)
+        if isinstance(error, ServiceError):
+            return protocol.error(error)
+        if error.status_code == 404:
+            return protocol.error(NotFound(f"there is no route {path}"))
+        response = protocol.error(InputError(str(error.detail)), error.status_code)
+        response.headers.update(error.headers or {})
+        return response
 
     async def of_framework(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        if error.status_code == 404:
-            raise NotFound(f"there is no route {request.url.path}")
-        response = _of_path(mounted, request.url.path).error(InputError(str(error.detail)), error.status_code)
-        response.headers.update(error.headers or {})
-        return response
+        return respond(request.url.path, error)
 
     app.add_exception_handler(HTTPException, of_framework)
 
@@ -110,8 +127,12 @@ def create_app(
         from serving.workers.team import Teamwork
 
         app.add_middleware(Teamwork, team=team)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Guard, keys=service.keys, metrics=metrics, trusted=team.sent if team else lambda _: False)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
     app.add_middleware(Errors, respond=respond)
+    if settings.cors_origin is not None:
+        app.add_middleware(CORSMiddleware, allow_origins=origins(settings.cors_origin), **CORS)
+    app.add_middleware(Hardened)
     app.add_middleware(Observed, metrics=metrics, access_log=settings.access_log, tracing=tracing)
     _complete_openapi(app, mounted)
     return app

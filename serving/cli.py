@@ -143,7 +143,7 @@ def _predict_items(bundle: Bundle, engine: str, source: str, target: str) -> int
     from wander.errors import InputError, ServiceError
     from wander.tasks import tasks
 
-    settings = Settings(engine=engine, timeout_ms=3_600_000, max_items=CHUNK, max_queue_rows=CHUNK)
+    settings = Settings(keys=None, engine=engine, timeout_ms=3_600_000, max_items=CHUNK, max_queue_rows=CHUNK)
     metrics = Metrics()
     service = Service(Repository(settings, metrics), settings, metrics)
     service.repository.load([bundle])

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import Histogram
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.logs import REQUEST_ID, access, request_id
 from serving.metrics import Metrics
 from serving.wire import REQUEST_ID_HEADER
-from wander.errors import EngineError, ServiceError, TooLarge
+from wander.errors import EngineError, ServiceError, SlowRequest, TooLarge, Unauthorized
 
 if TYPE_CHECKING:
     from serving.tracing import Tracing
@@ -97,6 +98,33 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
     access.info("%(method)s %(path)s %(status)d %(ms).1f ms", fields, extra={"fields": fields})
 
 
+HARDENED = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+}
+"""What browsers are told with every answer that says nothing else itself."""
+
+
+class Hardened:
+    """No answer is kept, guessed at, framed, or run as a page; a page of ours says what it needs."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._headers = [(name.lower().encode(), value.encode()) for name, value in HARDENED.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def harden(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                said = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(h for h in self._headers if h[0] not in said)]
+            await send(message)
+
+        await self.app(scope, receive, harden if scope["type"] == "http" else send)
+
+
 class Errors:
     """Every error leaves in the form of the protocol under whose path it happened.
 
@@ -104,7 +132,7 @@ class Errors:
         respond: makes the response for a path and an error.
     """
 
-    def __init__(self, app: ASGIApp, respond: Callable[[str, ServiceError], Response]) -> None:
+    def __init__(self, app: ASGIApp, respond: Callable[[str, ServiceError | HTTPException], Response]) -> None:
         self.app = app
         self.respond = respond
 
@@ -122,8 +150,10 @@ class Errors:
         try:
             await self.app(scope, receive, watch)
             return
-        except ServiceError as error:
+        except (ServiceError, HTTPException) as error:
             response = self.respond(scope["path"], error)
+            if isinstance(error, Unauthorized):
+                response.headers["WWW-Authenticate"] = "Bearer"
         except ClientDisconnect:
             log.debug("the client of %s hung up before its body was whole", scope["path"])
             response = Response(status_code=CLIENT_GONE)
@@ -136,35 +166,66 @@ class Errors:
 
 
 class BodyLimit:
-    """Raises TooLarge into the application once a body exceeds the limit, before it is read whole.
+    """Raises TooLarge into the application once a body exceeds the limit, before it is read whole, and SlowRequest if
+    it is not there in time.
 
     A body that announces its length is refused at its first byte; one that does not is counted as it comes.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        announced, size = 0, 0
+        announced, size, whole, late = 0, 0, False, False
         for name, value in scope["headers"]:
             if name == b"content-length":
                 announced = int(value)
+        reading: asyncio.Task[Any] | None = None
+        timer: asyncio.TimerHandle | None = None
+
+        def expire() -> None:
+            nonlocal late
+            late = True
+            if reading is not None:
+                reading.cancel()
 
         async def limited() -> Message:
-            nonlocal size
+            nonlocal size, whole, reading, timer
             if announced > self.max_bytes:
                 raise TooLarge(f"the body has {announced} bytes; at most {self.max_bytes} are read")
-            message = await receive()
+            if whole:  # what is waited for now is the client that hangs up
+                return await receive()
+            if timer is None:
+                timer = asyncio.get_running_loop().call_later(self.timeout_s, expire)
+            reading = asyncio.current_task()
+            assert reading is not None
+            try:
+                message = await receive()
+            except asyncio.CancelledError:
+                if not late or reading.uncancel() > 0:  # someone else wants it to end
+                    raise
+            finally:
+                reading = None
+            if late:
+                raise SlowRequest(f"the body did not come whole within {self.timeout_s:g} s")
+            if not message.get("more_body"):
+                whole = True
+                timer.cancel()
             size += len(message.get("body", b""))
             if size > self.max_bytes:
                 raise TooLarge(f"the body has more than the {self.max_bytes} bytes that are read")
             return message
 
-        await self.app(scope, limited, send)
+        try:
+            await self.app(scope, limited, send)
+        finally:
+            if timer is not None:
+                timer.cancel()
 
 
 class Hangups:

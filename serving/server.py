@@ -15,6 +15,7 @@ from urllib.parse import quote
 import uvicorn
 
 from serving.app import create_app
+from serving.connections import limited
 from serving.logs import configure
 from serving.service import Service
 from serving.settings import Settings
@@ -59,6 +60,8 @@ def run(
             log_level=settings.log_level,
             access_log=False,
             server_header=False,
+            ws="none",
+            http=limited(settings),
             timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )
     )
@@ -107,5 +110,5 @@ def served(url: str, service: Service, also: Sequence[str] = ()) -> list[str]:
         example = model.bundle.path / "example.json"
         asked = f"{url}/v1/{path}?model={quote(model.name)}"
         line = shlex.join(["curl", "-s", asked, "-H", "content-type: application/json", "-d", f"@{example}"])
-        lines.append(f"  {line}")
+        lines.append(f'  {line} -H "authorization: Bearer $KEY"' if service.keys else f"  {line}")
     return lines

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.auth import charge, read_keys
 from serving.batching import Result
 from serving.metrics import Metrics
 from serving.model import Model
@@ -88,6 +89,7 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.on_answer: Callable[[Model, Timing], None] = lambda model, timing: None
+        self.keys = read_keys(settings.keys)
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="preprocess")
 
     def resolve(self, target: Target) -> Model:
@@ -132,9 +134,10 @@ class Service:
                 _check_adapter(model, adapter)
                 self._check_sizes(inputs)
                 signature = model.bundle.manifest.graphs[graph].signature
-                signature.check(inputs)
+                rows = signature.check(inputs)
                 if outputs is not None:
                     _check_outputs(signature, outputs)
+                charge(rows)
                 result = await self._run(model, graph, inputs, self._deadline(deadline), bulk=bulk)
         except ServiceError as error:
             self._count(model, error)
@@ -191,6 +194,7 @@ class Service:
         until = self._deadline(deadline)
         name = target.operation
         try:
+            charge(len(items))
             for queue in model.queues.values():
                 queue.admit(len(items))
         except ServiceError as error:
@@ -214,6 +218,8 @@ class Service:
         with model.lease():
             asked = model.task.operation(operation)
             calls: Calls = await self._timed(timing, "preprocess", asked.preprocess, item)
+            for arrays in calls.values():
+                self._check_sizes(_as_batch(arrays))
             submitted = [self._run(model, g, _as_batch(a), deadline, bulk=bulk) for g, a in calls.items()]
             results: list[Result] = await asyncio.gather(*submitted)
         timing.queue = max(result.queued for result in results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -9,12 +10,13 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from wander.engines import DEFAULT_ENGINE
+from wander.errors import UsageError
 
 
 class Settings(BaseSettings):
     """Sizes are in bytes or rows, times in milliseconds or seconds as their names say."""
 
-    model_config = SettingsConfigDict(env_prefix="WANDER_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="WANDER_", frozen=True, extra="forbid", hide_input_in_errors=True)
 
     models: Path = Field(default=Path("models"), description="Folder with a folder for every model.")
     indexes: Path = Field(default=Path("indexes"), description="Folder with a folder for every retrieval index.")
@@ -39,8 +41,16 @@ class Settings(BaseSettings):
     max_queue_rows: int = Field(default=4096, ge=1, description="Rows that may wait for one graph; more are refused.")
     batch_delay_ms: float = Field(default=0.0, ge=0, description="How long an idle engine waits for company.")
     max_body_bytes: int = Field(default=32 << 20, ge=1, description="Largest body of a request.")
+    body_timeout_s: float = Field(default=60.0, gt=0, description="How long the body of a request may take to come.")
+    max_connections: int = Field(default=1000, ge=1, description="Connections at once; more are refused.")
     max_items: int = Field(default=1024, ge=1, description="Most items of one bulk request.")
     max_length: int = Field(default=8192, ge=1, description="Longest side of a tensor of a request, but its rows.")
+    keys: str | None = Field(
+        default=None, repr=False, description="File of the keys that are let in, or its JSON; none: all but admin."
+    )
+    cors_origin: str | None = Field(
+        default=None, description="Origins (https://host) of pages that may ask, by commas; none: no other site's."
+    )
     timeout_ms: float = Field(default=30_000, gt=0, description="Deadline of a request that names none.")
     drain_s: float = Field(default=10.0, ge=0, description="How long a stopping server finishes its requests.")
     log_format: Literal["text", "json"] = Field(default="text", description="Form of the log, on stderr.")
@@ -52,3 +62,12 @@ class Settings(BaseSettings):
         default=1.0, ge=0, le=1, description="Share of traced requests, if the client is silent."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least that is logged.")
+
+
+def origins(text: str) -> list[str]:
+    """The origins of `cors_origin`. Raises UsageError for what is none; `*` is none, for it would let in every site."""
+    found = [origin.strip() for origin in text.split(",")]
+    for origin in found:
+        if not re.fullmatch(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?", origin):
+            raise UsageError(f"--cors-origin: {origin!r} is no origin, such as https://example.org or http://host:8080")
+    return found

@@ -38,6 +38,7 @@ ALLOWED = {
     "demo": GROUND | {"wander.tasks", "serving.client"},
 }
 LAYERS = [
+    "serving.auth",
     "serving.index",
     "serving.pacing",
     "serving.batching",

@@ -17,8 +17,10 @@
         ├── Unauthorized
         ├── Forbidden
         ├── Overloaded           the queue is full; try again later
+        │   └── RateLimited      the key asks faster than its rate; try again later
         ├── NotReady             loading or draining; try again later
         ├── DeadlineExceeded
+        │   └── SlowRequest      the request did not come whole in time
         ├── Unreachable          no server answers at the address
         └── EngineError          the engine failed on this item
 
@@ -118,12 +120,20 @@ class Overloaded(_RetryLater):
     """The queue of the model is full."""
 
 
+class RateLimited(Overloaded):
+    """The key has used up what its rate allows."""
+
+
 class NotReady(_RetryLater):
     """The model is being loaded, or the server is draining."""
 
 
 class DeadlineExceeded(ServiceError):
     """The deadline of the request passed before it was computed."""
+
+
+class SlowRequest(DeadlineExceeded):
+    """The body of the request did not come whole in the time there is for it."""
 
 
 class Unreachable(ServiceError):

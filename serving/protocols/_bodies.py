@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
+from serving.parsing import parse_json
 from serving.settings import Settings
 from wander.errors import InputError, MalformedBody, TooLarge, UnsupportedMedia
 from wander.npz import read_npz
@@ -71,10 +71,7 @@ async def _from_form(form: FormData, address: dict[str, str], uploads: tuple[str
 
 
 def _from_json(body: bytes, address: dict[str, str]) -> Body:
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedBody(f"the body is not JSON: {error}") from error
+    value = parse_json(body, "the body")
     if not isinstance(value, dict):
         raise InputError("the body must be a JSON object")
     for name in ADDRESS:

@@ -12,6 +12,7 @@ from fastapi import Request
 from serving.index import Origin
 from serving.index.base import Scalar
 from serving.model import Model
+from serving.parsing import parse_json
 from serving.protocols._bodies import Body, decode_files, read_body
 from serving.settings import Settings
 from wander.bundle import EXAMPLE, PARITY
@@ -107,9 +108,9 @@ async def read_one(request: Request, uploads: tuple[str, ...], settings: Setting
         for name in ("metadata", "filter", "top_k"):
             if isinstance(text := content.get(name), str):
                 try:
-                    content[name] = orjson.loads(text)
-                except orjson.JSONDecodeError as error:
-                    raise InputError(f"{name} is not JSON: {error}", name) from error
+                    content[name] = parse_json(text.encode(), name)
+                except MalformedBody as error:
+                    raise InputError(str(error), name) from error
     return content, body
 
 
@@ -130,12 +131,9 @@ async def read_lines(request: Request, uploads: tuple[str, ...], settings: Setti
 
 def _record(line: bytes, uploads: tuple[str, ...]) -> Record | InputError:
     try:
-        content = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        return MalformedBody(f"the line is not JSON: {error}")
-    if not isinstance(content, dict):
-        return InputError("an item must be a JSON object")
-    try:
+        content = parse_json(line, "the line")
+        if not isinstance(content, dict):
+            raise InputError("an item must be a JSON object")
         record = Record.of(content.pop("id", None), content)
         decode_files(Body(content), uploads)
     except InputError as error:

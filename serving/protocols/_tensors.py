@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from serving.parsing import parse_json
 from serving.service import check_finite
 from wander.errors import InputError, MalformedBody
 from wander.signature import Arrays, DType
@@ -75,10 +76,7 @@ def decode(body: bytes, header: int | None = None) -> Request:
         text, offset = memoryview(body)[:header], header
     else:
         raise MalformedBody(f"the JSON is announced with {header} bytes, but the body has {len(body)}")
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise MalformedBody(f"the body is not JSON: {error}") from error
+    value = parse_json(text, "the body")
     if type(value) is not dict:
         raise InputError("the body must be a JSON object")
     given = value.get("inputs")

@@ -10,11 +10,11 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.parsing import parse_json
 from serving.protocols import _kserve
 from serving.protocols._kserve_openapi import BODY, INFER, RESPONSES, infer_operation
 from serving.protocols._tensors import decode, encode
@@ -211,11 +211,7 @@ def _length(text: bytes) -> int:
 
 async def _json(request: Request) -> dict[str, Any]:
     """The body of a request that may go without one."""
-    body = await request.body()
-    try:
-        value = orjson.loads(body or b"{}")
-    except orjson.JSONDecodeError as error:
-        raise MalformedBody(f"the body is not JSON: {error}") from error
+    value = parse_json(await request.body() or b"{}", "the body")
     if not isinstance(value, dict):
         raise InputError("the body must be a JSON object")
     return value

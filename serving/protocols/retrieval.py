@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
+from serving.auth import charge
 from serving.index import Hit, Index, Indexes, Item, Origin, Query
 from serving.index.base import Vector
 from serving.metrics import IndexCollector
@@ -130,6 +131,7 @@ class Retrieval(Protocol):
     async def _put_many(self, request: Request, index: str) -> Response:
         until = deadline(request)
         records = await read_lines(request, self.uploads, self.service.settings)
+        charge(len(records))
         address = {name: request.query_params[name] for name in ADDRESS if name in request.query_params}
         target = self._target(await asyncio.to_thread(self.indexes.find, index), address)
 

@@ -173,7 +173,8 @@ class Teamwork:
     def _request(self, number: int, scope: Scope, body: AsyncIterator[bytes] | bytes) -> httpx.Request:
         query = scope["query_string"].decode("latin-1")
         path = scope["raw_path"].decode("latin-1") if scope.get("raw_path") else scope["path"]
-        headers = [(name, value) for name, value in scope["headers"] if name.lower() not in HOP_BY_HOP]
+        # A client's own secret would be taken for ours, and the request for that of a client, round and round.
+        headers = [(name, value) for name, value in scope["headers"] if name not in {*HOP_BY_HOP, SECRET_HEADER}]
         if isinstance(body, bytes):
             headers = [(name, value) for name, value in headers if name != b"content-length"]
         return self._clients[number].build_request(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import socket
@@ -23,6 +24,7 @@ from onnx import TensorProto, helper
 
 from export import parity
 from serving.app import create_app
+from serving.connections import limited
 from serving.service import Service
 from serving.settings import Settings
 from wander.bundle import EXAMPLE, PARITY, Bundle, Samples, drafting, write_samples
@@ -180,11 +182,20 @@ class Running:
 
 
 @contextmanager
-def running(settings: Settings, app: FastAPI | None = None) -> Iterator[Running]:
-    """A real server in a thread, whose start-up is done."""
+def running(
+    settings: Settings, app: FastAPI | None = None, http: type[asyncio.Protocol] | None = None
+) -> Iterator[Running]:
+    """A real server in a thread, whose start-up is done.
+
+    Args:
+        http: what its connections are made with, if not as the settings say.
+    """
     app = app or create_app(settings)
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))
+    config = uvicorn.Config(
+        app, http=http or limited(settings), ws="none", log_config=None, timeout_graceful_shutdown=5
+    )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), name="server")
     thread.start()
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -315,7 +315,7 @@ def test_longest_unused_model_makes_room_and_comes_back(folder: Path) -> None:
     size = (folder / "mosi" / "1" / "model.onnx").stat().st_size
     for name in ("other", "third"):
         publish(folder / name, Linear(seed=3))
-    with controlled(folder, memory_mb=2.5 * size / 1e6) as repository:
+    with controlled(folder, memory_mb=2.5 * size / 1e6, instances=1) as repository:
         assert [model.name for model in repository.models] == ["other", "third"]
         with pytest.raises(NotReady, match="being loaded again"):
             repository.get("mosi")

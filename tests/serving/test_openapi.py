@@ -100,4 +100,5 @@ def test_task_without_a_model_has_no_example(document: Any) -> None:
 def test_documentation_page(server: Running) -> None:
     answer = server.client.get("/docs")
     assert answer.status_code == 200
-    assert "/openapi.json" in answer.text
+    assert "docs/start.js" in answer.text
+    assert "openapi.json" in server.client.get("/docs/start.js").text

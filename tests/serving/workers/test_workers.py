@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.serving.auth.test_keys import KEY, entry
 from tests.serving.building import PATIENCE, Linear, item, publish, random_rows, wait_until
 from tests.serving.conftest import WANDER, Command
 from tests.serving.index.colours import publish as publish_colours
@@ -156,3 +158,30 @@ def test_models_that_cannot_be_loaded_end_it_with_their_error(folder: Path) -> N
     assert done.returncode == 1
     assert "samples/model.npz is missing" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_client_that_poses_as_a_worker(team: Command, clients: list[httpx.Client]) -> None:
+    """Its request is that of any client, and is not sent round among the workers either."""
+    headers = {"x-wander-worker": "0" * 32}
+    for client in clients:
+        assert client.get("/metrics", headers=headers).status_code == 200
+        assert client.get("/v1/retrieval", headers=headers).json() == {"indexes": []}
+        assert client.post("/v2/repository/models/mosi/unload", headers=headers).status_code == 403
+
+
+def test_keys_are_asked_for_once(
+    folder: Path, tmp_path: Path, command: Callable[..., Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one worker lets in, the others do for it; no process counts a request for another."""
+    monkeypatch.setenv("WANDER_KEYS", json.dumps([entry(roles=["infer", "admin"], rate=0.001, burst=8)]))
+    options = ("--workers", "2", "--model-control", "explicit", "--indexes", str(tmp_path / "indexes"))
+    team = command(*options, folder=folder)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    statuses: list[int] = []
+    for _ in range(4 * CONNECTIONS):
+        with httpx.Client(base_url=team.url, timeout=PATIENCE, trust_env=False, headers=headers) as client:
+            assert client.get("/v1/retrieval", headers={"Authorization": "Bearer x"}).status_code == 401
+            statuses += [client.get(path).status_code for path in ("/v1/retrieval", "/metrics")]
+    # Each of the two lets in 8; were the requests between them counted, it would be fewer.
+    assert statuses.count(200) == 16
+    assert statuses.count(429) == len(statuses) - 16
