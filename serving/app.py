@@ -57,8 +57,7 @@ def create_app(
     metrics = Metrics()
     service = Service(Repository(settings, metrics), settings, metrics, first=team is None or team.number == 0)
     tracing = _tracing(settings)
-    if tracing is not None:
-        service.on_answer = tracing.stages
+    service.tracing = tracing
     mounted = [protocol(service) for _, protocol in protocols]
 
     async def load() -> None:

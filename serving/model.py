@@ -6,7 +6,6 @@ A model exists only after it answered its own samples as its export did. Knows n
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import numpy as np
 from prometheus_client import Histogram
 
 from serving.batching import Batcher, BatchingOptions, BatchStats
+from serving.cores import usable_cores
 from serving.metrics import Metrics
 from serving.settings import Settings
 from serving.statistics import Statistics
@@ -124,7 +124,7 @@ def _open_sessions(bundle: Bundle, graph: str, settings: Settings) -> list[Sessi
     How many there are, if the settings leave it open: a graph whose row takes less than `SMALL_S` on one core gains
     nothing from a second core, so that every core gets an instance; a larger one gets all cores for itself.
     """
-    cores = max(1, len(os.sched_getaffinity(0)) // settings.workers)
+    cores = max(1, usable_cores() // settings.workers)
     opened: list[Session] = []
 
     def more(instances: int, threads: int) -> None:
@@ -140,9 +140,10 @@ def _open_sessions(bundle: Bundle, graph: str, settings: Settings) -> list[Sessi
         elif cores == 1 or weights_bytes(bundle) > SMALL_BYTES:
             more(1, settings.threads or cores)
         else:
-            more(1, settings.threads or 1)
+            threads = settings.threads or 1
+            more(1, threads)
             if _seconds_of_a_row(bundle, graph, opened[0]) < SMALL_S:
-                more(cores, settings.threads or 1)
+                more(max(1, cores // threads), threads)
             elif not settings.threads:
                 opened.pop().close()
                 more(1, cores)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from serving.settings import Settings
 from wander.errors import InputError, NotFound, ServiceError, TooLarge
 from wander.signature import Arrays, Signature
 from wander.tasks.base import Calls, Item
+
+if TYPE_CHECKING:
+    from serving.tracing import Tracing
 
 
 @dataclass
@@ -80,7 +83,7 @@ class Service:
 
     Attributes:
         first: whether this process holds what there can be only once, as the indexes; false for all workers but one.
-        on_answer: is told of every item that is answered.
+        tracing: is told of every item that is answered, if there is any.
     """
 
     def __init__(self, repository: Repository, settings: Settings, metrics: Metrics, *, first: bool = True) -> None:
@@ -88,7 +91,7 @@ class Service:
         self.repository = repository
         self.settings = settings
         self.metrics = metrics
-        self.on_answer: Callable[[Model, Timing], None] = lambda model, timing: None
+        self.tracing: Tracing | None = None
         self.keys = read_keys(settings.keys)
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="preprocess")
 
@@ -146,7 +149,8 @@ class Service:
         self._observe(model, "queue", timing.queue)
         self._observe(model, "inference", timing.inference)
         self._observe(model, "request", time.monotonic() - started)
-        self.on_answer(model, timing)
+        if self.tracing is not None:
+            self.tracing.stages(model, timing)
         wanted = result.outputs if outputs is None else {name: result.outputs[name] for name in outputs}
         return Inference(wanted, model, graph, timing)
 
@@ -235,7 +239,8 @@ class Service:
         for stage, seconds in vars(timing).items():
             self._observe(model, stage, seconds)
         self._observe(model, "request", time.monotonic() - began)
-        self.on_answer(model, timing)
+        if self.tracing is not None:
+            self.tracing.stages(model, timing)
         return Answer(content, model, timing)
 
     def _observe(self, model: Model, stage: str, seconds: float) -> None:

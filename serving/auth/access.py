@@ -34,7 +34,6 @@ HTTP: dict[tuple[str, str], Access] = {
     ("GET", "/docs"): "key",
     ("GET", "/docs/{file}"): "key",
     ("GET", "/openapi.json"): "key",
-    **{("POST", path): INFER for path in _of_tasks()},
     ("GET", "/v1/models"): INFER,
     ("GET", "/v1/models/{name}"): INFER,
     ("GET", "/v1/retrieval"): INFER,
@@ -58,7 +57,7 @@ HTTP: dict[tuple[str, str], Access] = {
     ("POST", "/v2/repository/models/{name}/load"): ADMIN,
     ("POST", "/v2/repository/models/{name}/unload"): ADMIN,
 }
-"""(method, template of the path) -> what it needs."""
+"""(method, template of the path) -> what it needs; the routes of tasks come to these."""
 
 GRPC: dict[str, Access] = {
     "ServerLive": "open",
@@ -82,17 +81,41 @@ def access_of_rpc(method: str) -> Access:
     return GRPC.get(method.rpartition("/")[2], ADMIN)
 
 
-def listed(method: str, path: str) -> Access | None:
-    """What the table says of a request, if it says anything."""
-    method = "GET" if method == "HEAD" else method
-    pattern = _PATTERNS.get(method)
-    match = pattern.fullmatch(path) if pattern else None
-    return _NEEDS[match.lastgroup or ""] if match else None
+class Table:
+    """What every route needs, as far as tasks are known when it is made.
 
+    Attributes:
+        entries: (method, template of the path) -> what it needs.
+    """
 
-def access_of(method: str, path: str) -> Access:
-    """What a request needs."""
-    return listed(method, path) or ADMIN
+    def __init__(self) -> None:
+        self.entries = {**HTTP, **{("POST", path): INFER for path in _of_tasks()}}
+        self._needs: dict[str, Access] = {}
+        parts: dict[str, list[str]] = {}
+        for number, ((method, template), access) in enumerate(self.entries.items()):
+            pieces = re.split(r"(\{\w+(?::path)?\})", template)
+            path = "".join(
+                re.escape(piece) if not piece.startswith("{") else (".*" if piece.endswith(":path}") else "[^/]+")
+                for piece in pieces
+            )
+            parts.setdefault(method, []).append(f"(?P<r{number}>{path})")
+            self._needs[f"r{number}"] = access
+        # For every method one pattern, whose group that matched says what is needed.
+        self._patterns = {method: re.compile("|".join(some), re.DOTALL) for method, some in parts.items()}
+
+    def listed(self, method: str, path: str) -> Access | None:
+        """What the table says of a request, if it says anything."""
+        pattern = self._patterns.get("GET" if method == "HEAD" else method)
+        match = pattern.fullmatch(path) if pattern else None
+        return self._needs[match.lastgroup or ""] if match else None
+
+    def access_of(self, method: str, path: str) -> Access:
+        """What a request needs."""
+        return self.listed(method, path) or ADMIN
+
+    def methods(self, path: str) -> list[str]:
+        """Those that the table has for a path, sorted."""
+        return sorted(method for method in self._patterns if self.listed(method, path))
 
 
 def is_loopback(host: str) -> bool:
@@ -114,6 +137,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics, trusted: Callable[[Scope], bool]) -> None:
         self.app = app
+        self.table = Table()
         self.keys = keys
         self.metrics = metrics
         self.trusted = trusted
@@ -132,12 +156,11 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         method, path = scope["method"], scope["path"]
-        access = listed(method, path)
+        access = self.table.listed(method, path)
         principal = ANONYMOUS if access == "open" else self.keys.identify(_authorization(scope))
         if access is None and ADMIN not in principal.roles:
-            methods = [other for other in _PATTERNS if listed(other, path)]
-            if methods:
-                raise HTTPException(405, headers={"Allow": ", ".join(sorted(methods))})
+            if methods := self.table.methods(path):
+                raise HTTPException(405, headers={"Allow": ", ".join(methods)})
             raise NotFound(f"there is no route {path}")
         principal.require(access or ADMIN)
         admit(principal, paid=self.trusted(scope))
@@ -150,21 +173,3 @@ def _authorization(scope: Scope) -> str | None:
     if len(values) > 1:
         raise Unauthorized("there is more than one header Authorization; send one")
     return values[0].decode("latin-1") if values else None
-
-
-def _compile() -> tuple[dict[str, re.Pattern[str]], dict[str, Access]]:
-    """For every method one pattern, whose group that matched says what is needed."""
-    needs: dict[str, Access] = {}
-    parts: dict[str, list[str]] = {}
-    for number, ((method, template), access) in enumerate(HTTP.items()):
-        pieces = re.split(r"(\{\w+(?::path)?\})", template)
-        path = "".join(
-            re.escape(piece) if not piece.startswith("{") else (".*" if piece.endswith(":path}") else "[^/]+")
-            for piece in pieces
-        )
-        parts.setdefault(method, []).append(f"(?P<r{number}>{path})")
-        needs[f"r{number}"] = access
-    return {method: re.compile("|".join(some), re.DOTALL) for method, some in parts.items()}, needs
-
-
-_PATTERNS, _NEEDS = _compile()

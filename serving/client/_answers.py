@@ -14,7 +14,8 @@ from serving.wire import STATUS, URN
 from wander.errors import InputError, NotReady, Overloaded, ServiceError
 
 BY_NAME = {kind.__name__: kind for kind in STATUS}
-BY_STATUS = {status: kind for kind, status in STATUS.items()}
+BY_STATUS = {status: kind for kind, status in reversed(STATUS.items())}
+"""Of several with one status the first: the others are kinds of it."""
 
 
 def json_object(response: httpx.Response, *members: str) -> dict[str, Any]:

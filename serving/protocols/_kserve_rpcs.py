@@ -6,13 +6,16 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 import grpc
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
+from serving.auth.access import access_of_rpc
+from serving.auth.keys import authorise
+from serving.logs import REQUEST_ID, request_id
 from serving.protocols import _kserve
 from serving.protocols import _kserve_pb2 as pb
 from serving.protocols._kserve_messages import decode, encode, values_of
@@ -28,6 +31,7 @@ from wander.errors import (
     Overloaded,
     ServiceError,
     Unauthorized,
+    Unreachable,
     UsageError,
 )
 
@@ -44,6 +48,7 @@ CODES: dict[type[ServiceError], grpc.StatusCode] = {
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     NotReady: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Unreachable: grpc.StatusCode.UNAVAILABLE,
     EngineError: grpc.StatusCode.INTERNAL,
 }
 
@@ -168,6 +173,7 @@ class Calls:
         async for request in requests:
             started, code = time.monotonic(), grpc.StatusCode.OK
             try:
+                self._let_in("ModelStreamInfer", context)
                 answer = pb.ModelStreamInferResponse(infer_response=await self._infer(request, None))
             except ServiceError as error:
                 code = code_of(error)
@@ -203,7 +209,9 @@ class Calls:
         async def call(request: Any, context: Context) -> Message:
             started, code = time.monotonic(), grpc.StatusCode.CANCELLED
             try:
-                response = await answer(request, context)
+                self._let_in(name, context)
+                with self._traced(name, context):
+                    response = await answer(request, context)
                 code = grpc.StatusCode.OK
                 return response
             except ServiceError as error:
@@ -219,8 +227,23 @@ class Calls:
 
         return call
 
+    def _let_in(self, name: str, context: Context) -> None:
+        """Raises Unauthorized, Forbidden and RateLimited; what is logged from here on has the id of the request."""
+        given = _metadata(context)
+        REQUEST_ID.set(request_id(given.get("x-request-id", "").encode()))
+        authorise(self.service.keys, given.get("authorization"), access_of_rpc(name))
+
+    def _traced(self, name: str, context: Context) -> AbstractContextManager[Any]:
+        tracing = self.service.tracing
+        return nullcontext() if tracing is None else tracing.request(f"{SERVICE}/{name}", _metadata(context))
+
     def _observe(self, name: str, code: grpc.StatusCode, started: float) -> None:
         self.service.metrics.requests.labels(f"grpc/{name}", code.name).observe(time.monotonic() - started)
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    """What a client sends beside its message, as far as it is text."""
+    return {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 
 def _serialised(message: Message) -> bytes:

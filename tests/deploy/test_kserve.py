@@ -121,8 +121,8 @@ def test_probes_and_metrics_ask_a_port_that_is_listened_on(name: str) -> None:
 def test_there_are_as_many_threads_as_cores(name: str) -> None:
     resources = container(name)["resources"]
     assert set(resources["requests"]) == set(resources["limits"]) == {"cpu", "memory"}
-    if name == "wander":
-        assert options()["threads"] * options()["instances"] == int(resources["limits"]["cpu"])
+    if name == "wander":  # which reads the limit itself
+        assert options()["threads"] == options()["instances"] == 0
     else:
         assert (
             f"--backend-config=onnxruntime,intra_op_thread_count={resources['limits']['cpu']}"

@@ -42,6 +42,10 @@ SAMPLE_ROWS = 6
 PATIENCE = 30.0
 """Seconds after which a test that waits for something has failed."""
 
+KEY = "wander_tests_" + "k" * 40
+KEYS = json.dumps([{"name": "tests", "key": KEY, "roles": ["infer", "index-write", "admin"]}])
+"""For `Settings.keys`, where models are to be loaded and unloaded: that takes a key. `Running.client` brings it."""
+
 Item = dict[str, list[list[float]]]
 
 
@@ -200,7 +204,8 @@ def running(
     thread.start()
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     try:
-        with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
+        headers = {"authorization": f"Bearer {KEY}"} if settings.keys == KEYS else {}
+        with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False, headers=headers) as client:
             assert client.get("/livez").status_code == 200
             yield Running(client, app.state.service, app)
     finally:

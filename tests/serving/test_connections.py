@@ -245,7 +245,7 @@ def test_client_that_does_not_read(server: Running, caplog: pytest.LogCaptureFix
 
 def test_request_that_is_computed_for_long_is_not_slow(models: Path) -> None:
     """Only what the client does counts: the engine may take longer than any of the limits."""
-    settings = Settings(models=models, engine="fake", body_timeout_s=0.1)
+    settings = Settings(models=models, engine="fake", instances=1, body_timeout_s=0.1)
     limits = replace(LIMITS, head_s=0.1, body_s=0.1, stall_s=0.1)
     with running(settings, http=made_with(limits)) as server, socket.create_connection(server.address) as client:
         session = server.session("mosi")

@@ -176,7 +176,7 @@ def test_cores_are_shared_out_by_the_size_of_a_graph(
     models: Path, monkeypatch: pytest.MonkeyPatch, small: bool, sessions: int, threads: str
 ) -> None:
     """Never more threads than cores: many instances of one thread, or one of many."""
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr("serving.model.usable_cores", lambda: 4)
     monkeypatch.setattr("serving.model.SMALL_S", float(small))  # a row takes some time between
     model = load(models)[0]
     assert len(model.queues["model"].sessions) == sessions

@@ -15,12 +15,13 @@ from starlette.routing import BaseRoute, Route
 
 from serving.app import create_app
 from serving.auth import Access, Role
-from serving.auth.access import GRPC, HTTP, access_of, access_of_rpc, is_loopback, listed
+from serving.auth.access import GRPC, Table, access_of_rpc, is_loopback
 from serving.settings import Settings
 from tests.serving.auth.test_keys import entry
 from tests.serving.building import PATIENCE, Running, item, items, running
 from wander.errors import UsageError
 
+TABLE = Table()
 KEYS = {role: f"wander_{role.value}_{'k' * 40}" for role in Role}
 SLOW = "wander_slow_" + "s" * 40
 BURST = 5
@@ -77,17 +78,17 @@ def filled(template: str) -> str:
 
 def test_every_route_has_an_entry(routes: list[tuple[str, str]]) -> None:
     """A route that is added has to be thought about."""
-    assert [route for route in routes if route not in HTTP] == []
+    assert [route for route in routes if route not in TABLE.entries] == []
 
 
 def test_every_entry_matches_its_own_path() -> None:
-    for (method, template), access in HTTP.items():
-        assert listed(method, filled(template)) == access_of(method, filled(template)) == access, template
+    for (method, template), access in TABLE.entries.items():
+        assert TABLE.listed(method, filled(template)) == TABLE.access_of(method, filled(template)) == access, template
 
 
 def test_what_writes_or_controls_is_for_those_who_may(routes: list[tuple[str, str]]) -> None:
     """Said once more, by what the routes are: the table itself could be wrong."""
-    for method, template in [*routes, *HTTP]:
+    for method, template in [*routes, *TABLE.entries]:
         expected: set[Access] = {"open", "key", Role.INFER}
         if template.startswith("/v2/repository/models/"):
             expected = {Role.ADMIN}
@@ -95,8 +96,8 @@ def test_what_writes_or_controls_is_for_those_who_may(routes: list[tuple[str, st
             expected = {Role.INDEX_WRITE}
         elif method == "POST":
             expected = {Role.INFER}
-        assert HTTP[method, template] in expected, (method, template)
-    open_ones = {template for (_, template), access in HTTP.items() if access == "open"}
+        assert TABLE.entries[method, template] in expected, (method, template)
+    open_ones = {template for (_, template), access in TABLE.entries.items() if access == "open"}
     assert open_ones == {"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"}
 
 
@@ -111,13 +112,13 @@ def test_what_writes_or_controls_is_for_those_who_may(routes: list[tuple[str, st
     ],
 )  # fmt: skip
 def test_what_is_not_in_the_table_is_for_admins(method: str, path: str) -> None:
-    assert listed(method, path) is None
-    assert access_of(method, path) == Role.ADMIN
+    assert TABLE.listed(method, path) is None
+    assert TABLE.access_of(method, path) == Role.ADMIN
 
 
 def test_head_needs_what_get_needs() -> None:
-    assert access_of("HEAD", "/livez") == "open"
-    assert access_of("HEAD", "/v1/models") == Role.INFER
+    assert TABLE.access_of("HEAD", "/livez") == "open"
+    assert TABLE.access_of("HEAD", "/v1/models") == Role.INFER
 
 
 def test_grpc() -> None:
@@ -157,7 +158,7 @@ def test_loopback(host: str, loopback: bool) -> None:
 def test_every_route_refuses_every_key_but_those_that_may(guarded: Running, routes: list[tuple[str, str]]) -> None:
     """Every route, with no key, with a wrong one, and with that of every role."""
     for method, template in routes:
-        access, path = HTTP[method, template], filled(template)
+        access, path = TABLE.entries[method, template], filled(template)
         for role, key in (("none", None), ("wrong", "wander_" + "x" * 40), *KEYS.items()):
             answer = guarded.client.request(method, path, headers=bearer(key) if key else {})
             where = (method, template, role)
@@ -326,9 +327,9 @@ def test_document_says_that_keys_are_needed(guarded: Running, server: Running) -
 
 
 def test_without_keys_only_admin_is_closed(server: Running, routes: list[tuple[str, str]]) -> None:
-    for method, template in {*routes, *HTTP}:
+    for method, template in {*routes, *TABLE.entries}:
         answer = server.client.request(method, filled(template))
-        if HTTP[method, template] == Role.ADMIN:
+        if TABLE.entries[method, template] == Role.ADMIN:
             assert answer.status_code == 403
             assert "wander keys new NAME --role admin" in answer.text
         else:

@@ -12,7 +12,7 @@ import pytest
 
 from serving.client import Client
 from serving.settings import Settings
-from tests.serving.building import Linear, Running, publish, random_rows, running
+from tests.serving.building import KEY, KEYS, Linear, Running, publish, random_rows, running
 from tests.serving.client.conftest import Connect
 from wander.errors import (
     DeadlineExceeded,
@@ -114,7 +114,7 @@ def controlled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
     models = tmp_path_factory.mktemp("controlled")
     publish(models / "mosi", Linear("sentiment"))
     settings = Settings(
-        models=models, indexes=tmp_path_factory.mktemp("indexes"), model_control="explicit", load="mosi"
+        models=models, indexes=tmp_path_factory.mktemp("indexes"), model_control="explicit", load="mosi", keys=KEYS
     )
     with running(settings) as started:
         yield str(started.client.base_url), models
@@ -122,7 +122,7 @@ def controlled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
 
 def test_control(controlled: tuple[str, Path], connect: Connect) -> None:
     url, models = controlled
-    client = connect(url)
+    client = connect(url, api_key=KEY)
 
     def states() -> dict[str, str]:
         return {one["version"]: one["state"] for one in client.repository() if one["name"] == "mosi"}

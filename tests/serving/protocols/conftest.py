@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tritonclient._plugin import InferenceServerClientPlugin
 
 from serving.settings import Settings
-from tests.serving.building import Linear, Running, publish, running
+from tests.serving.building import KEY, Linear, Running, publish, running
 from tests.serving.index import colours
 from tests.serving.protocols import echo
+
+
+class Bearer(InferenceServerClientPlugin):
+    """Gives tritonclient the key of these tests."""
+
+    def __call__(self, request: Any) -> None:
+        request.headers["authorization"] = f"Bearer {KEY}"
 
 
 @pytest.fixture(scope="package")
@@ -29,5 +38,5 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Running]:
-    with running(Settings(models=folder, model_control="explicit", max_body_bytes=1 << 20, grpc_port=0)) as started:
+    with running(Settings(models=folder, max_body_bytes=1 << 20, grpc_port=0)) as started:
         yield started

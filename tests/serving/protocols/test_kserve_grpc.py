@@ -33,9 +33,10 @@ from serving.protocols.kserve_grpc import KServeGrpc
 from serving.repository import Repository
 from serving.service import Service
 from serving.settings import Settings
-from tests.serving.building import PATIENCE, Linear, Running, items, random_rows, running, wait_until
+from tests.serving.building import KEYS, PATIENCE, Linear, Running, items, random_rows, running, wait_until
 from tests.serving.index import colours
 from tests.serving.protocols import echo
+from tests.serving.protocols.conftest import Bearer
 from tests.serving.protocols.test_kserve_http import tensors as http_tensors
 from tests.serving.test_errors import KINDS
 from wander.errors import InputError, MissingDependency, NotReady, Overloaded, ServiceError, UsageError, WanderError
@@ -60,7 +61,7 @@ def stub(server: Running) -> Iterator[Any]:
 @pytest.fixture
 def fake(folder: Path) -> Iterator[Running]:
     """A server with the fake engine, whose queues hold four rows."""
-    with running(Settings(models=folder, engine="fake", max_queue_rows=4, grpc_port=0)) as started:
+    with running(Settings(models=folder, engine="fake", instances=1, max_queue_rows=4, grpc_port=0)) as started:
         yield started
         started.session("mosi").gate.set()
 
@@ -460,9 +461,10 @@ def test_repository(tmp_path: Path, folder: Path) -> None:
     for name in ("mosi", "colours"):
         shutil.copytree(folder / name, tmp_path / name)
     with (
-        running(Settings(models=tmp_path, model_control="explicit", grpc_port=0)) as server,
+        running(Settings(models=tmp_path, model_control="explicit", keys=KEYS, grpc_port=0)) as server,
         triton.InferenceServerClient(server.grpc) as client,
     ):
+        client.register_plugin(Bearer())
         client.unload_model("mosi")
         assert not client.is_model_ready("mosi")
         assert {one.name for one in client.get_model_repository_index().models if one.state == "READY"} == {"colours"}
@@ -475,8 +477,12 @@ def test_repository(tmp_path: Path, folder: Path) -> None:
         assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
-def test_control_must_be_asked_for(fake: Running) -> None:
-    with triton.InferenceServerClient(fake.grpc) as client:
+def test_control_must_be_asked_for(folder: Path) -> None:
+    with (
+        running(Settings(models=folder, keys=KEYS, grpc_port=0)) as server,
+        triton.InferenceServerClient(server.grpc) as client,
+    ):
+        client.register_plugin(Bearer())
         for call in (client.load_model, client.unload_model):
             with pytest.raises(InferenceServerException, match="--model-control explicit") as caught:
                 call("mosi")

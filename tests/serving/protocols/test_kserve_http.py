@@ -24,10 +24,11 @@ from tritonclient.utils import InferenceServerException
 from serving.app import create_app
 from serving.protocols.base import STATUS
 from serving.settings import Settings
-from tests.serving.building import PATIENCE, Linear, Running, items, publish, random_rows, running, wait_until
+from tests.serving.building import KEYS, PATIENCE, Linear, Running, items, publish, random_rows, running, wait_until
 from tests.serving.index import colours
 from tests.serving.protocols import echo
 from tests.serving.protocols.bodies import LENGTH, as_binary, as_json, outputs_of
+from tests.serving.protocols.conftest import Bearer
 from tests.serving.test_errors import KINDS
 from wander.errors import NotReady, Overloaded, ServiceError
 from wander.signature import DType
@@ -471,7 +472,7 @@ def test_client_that_hangs_up_while_it_sends(server: Running) -> None:
 
 
 def test_statistics(folder: Path) -> None:
-    with running(Settings(models=folder)) as server:
+    with running(Settings(models=folder, adaptive_batching=False)) as server:
         with triton.InferenceServerClient("{}:{}".format(*server.address)) as client:
             client.infer("mosi", tensors(random_rows(3)))
             client.infer("mosi", tensors(random_rows(3)))
@@ -484,7 +485,7 @@ def test_statistics(folder: Path) -> None:
         assert {stats["name"] for stats in everything} == names
         assert sorted(stats["version"] for stats in both) == ["1", "2"]
         (stats,) = one
-        assert (stats["inference_count"], stats["execution_count"]) == (12, 5)
+        assert (stats["inference_count"], stats["execution_count"]) == (12, 5)  # batches are of 4 at most
         assert {batch["batch_size"]: batch["compute_infer"]["count"] for batch in stats["batch_stats"]} == {
             1: 2,
             3: 2,
@@ -511,8 +512,9 @@ def controlled(tmp_path: Path, folder: Path) -> Iterator[tuple[Running, triton.I
     """A server that starts with `mosi` and `colours`, in a folder of its own."""
     for name in ("mosi", "colours"):
         shutil.copytree(folder / name, tmp_path / "models" / name)
-    settings = Settings(models=tmp_path / "models", model_control="explicit")
+    settings = Settings(models=tmp_path / "models", model_control="explicit", keys=KEYS)
     with running(settings) as server, triton.InferenceServerClient("{}:{}".format(*server.address)) as client:
+        client.register_plugin(Bearer())
         yield server, client
 
 
@@ -581,8 +583,9 @@ def test_requests_to_the_repository(
 
 
 @pytest.mark.parametrize("verb", ["load", "unload"])
-def test_control_must_be_asked_for(fake: Running, verb: str) -> None:
-    status, text = error_of(fake.post(f"/v2/repository/models/mosi/{verb}"))
+def test_control_must_be_asked_for(folder: Path, verb: str) -> None:
+    with running(Settings(models=folder, keys=KEYS)) as server:
+        status, text = error_of(server.post(f"/v2/repository/models/mosi/{verb}"))
     assert status == 403
     assert "--model-control explicit" in text
 
