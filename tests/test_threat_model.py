@@ -15,11 +15,16 @@ NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
 def rows() -> list[list[str]]:
-    """The cells of every row of the tables of what is defended."""
-    text = PAGE.read_text(encoding="utf-8").partition("## What is not defended")[0]
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-    return [row for row in cells if not set(row[0]) <= set("-: ") and row[0] != "Attack"]
+    """The cells of every row of the tables of attacks."""
+    found: list[list[str]] = []
+    attacks = False
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|") or cells[0] == "Attack":
+            attacks = line.startswith("|")
+        elif attacks and not set(line) <= set("|- "):
+            found.append(cells)
+    return found
 
 
 def test_it_has_rows() -> None:
