@@ -28,6 +28,7 @@ from wander.errors import (
     Overloaded,
     ServiceError,
     Unauthorized,
+    Unreachable,
     UsageError,
 )
 
@@ -43,6 +44,7 @@ CODES: dict[type[ServiceError], grpc.StatusCode] = {
     Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     NotReady: grpc.StatusCode.UNAVAILABLE,
+    Unreachable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     EngineError: grpc.StatusCode.INTERNAL,
 }

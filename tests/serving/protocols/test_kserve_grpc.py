@@ -60,7 +60,7 @@ def stub(server: Running) -> Iterator[Any]:
 @pytest.fixture
 def fake(folder: Path) -> Iterator[Running]:
     """A server with the fake engine, whose queues hold four rows."""
-    with running(Settings(models=folder, engine="fake", max_queue_rows=4, grpc_port=0)) as started:
+    with running(Settings(models=folder, engine="fake", instances=1, max_queue_rows=4, grpc_port=0)) as started:
         yield started
         started.session("mosi").gate.set()
 
