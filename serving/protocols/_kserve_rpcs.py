@@ -13,6 +13,9 @@ import grpc
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
+from serving.auth import Principal, authorise
+from serving.auth.access import access_of_rpc
+from serving.auth.keys import admit
 from serving.protocols import _kserve
 from serving.protocols import _kserve_pb2 as pb
 from serving.protocols._kserve_messages import decode, encode, values_of
@@ -26,6 +29,7 @@ from wander.errors import (
     NotFound,
     NotReady,
     Overloaded,
+    RateLimited,
     ServiceError,
     Unauthorized,
     Unreachable,
@@ -167,15 +171,23 @@ class Calls:
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> AsyncIterator[Message]:
         """One answer, or error, after the other; each is asked when the one before it was answered."""
+        name, paid = "ModelStreamInfer", True
+        try:
+            principal = self._let_in(name, context)
+        except ServiceError as error:
+            self._observe(name, code_of(error), time.monotonic())
+            await _abort(context, error)
         async for request in requests:
             started, code = time.monotonic(), grpc.StatusCode.OK
             try:
+                admit(principal, paid)
+                paid = False  # the first request comes with the call
                 answer = pb.ModelStreamInferResponse(infer_response=await self._infer(request, None))
             except ServiceError as error:
                 code = code_of(error)
                 answer = pb.ModelStreamInferResponse(error_message=text_of(error))
                 answer.infer_response.id = request.id
-            self._observe("ModelStreamInfer", code, started)
+            self._observe(name, code, started)
             yield answer
 
     async def repository_index(self, request: pb.RepositoryIndexRequest, context: Context) -> Message:
@@ -200,18 +212,18 @@ class Calls:
     def _watched(
         self, name: str, answer: Callable[[Any, Context], Awaitable[Message]]
     ) -> Callable[[Any, Context], Awaitable[Message]]:
-        """The call, its errors as gRPC tells them, and its time in the metrics."""
+        """The call if its key allows it, its errors as gRPC tells them, and its time in the metrics."""
 
         async def call(request: Any, context: Context) -> Message:
             started, code = time.monotonic(), grpc.StatusCode.CANCELLED
             try:
+                self._let_in(name, context)
                 response = await answer(request, context)
                 code = grpc.StatusCode.OK
                 return response
             except ServiceError as error:
                 code = code_of(error)
-                metadata = tuple((key.lower(), value) for key, value in retry_headers(error).items())
-                await context.abort(code, text_of(error), metadata)
+                await _abort(context, error)
             except Exception:
                 code = grpc.StatusCode.INTERNAL
                 log.exception("unforeseen error in %s", name)
@@ -221,8 +233,24 @@ class Calls:
 
         return call
 
+    def _let_in(self, name: str, context: Context) -> Principal:
+        """Whose key came with a call. Raises Unauthorized, Forbidden and RateLimited."""
+        values = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+        try:
+            if len(values) > 1:
+                raise Unauthorized("there is more than one authorization among the metadata; send one")
+            return authorise(self.service.keys, values[0] if values else None, access_of_rpc(name))
+        except (Unauthorized, Forbidden, RateLimited) as error:
+            self.service.metrics.rejections.labels("none", type(error).__name__).inc()
+            raise
+
     def _observe(self, name: str, code: grpc.StatusCode, started: float) -> None:
         self.service.metrics.requests.labels(f"grpc/{name}", code.name).observe(time.monotonic() - started)
+
+
+async def _abort(context: Context, error: ServiceError) -> None:
+    metadata = tuple((key.lower(), value) for key, value in retry_headers(error).items())
+    await context.abort(code_of(error), text_of(error), metadata)
 
 
 def _serialised(message: Message) -> bytes:

@@ -11,6 +11,7 @@ from serving.settings import Settings
 from tests.serving.building import Linear, Running, publish, running
 from tests.serving.index import colours
 from tests.serving.protocols import echo
+from tests.serving.protocols.keys import KEYS, bearer
 
 
 @pytest.fixture(scope="package")
@@ -30,4 +31,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Running]:
     with running(Settings(models=folder, model_control="explicit", max_body_bytes=1 << 20, grpc_port=0)) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def keyed(folder: Path) -> Iterator[Running]:
+    """A server with keys, of which its client sends the one that may do everything."""
+    with running(Settings(models=folder, model_control="explicit", keys=KEYS, grpc_port=0)) as started:
+        started.client.headers.update(bearer())
         yield started

@@ -28,6 +28,7 @@ from tests.serving.building import PATIENCE, Linear, Running, items, publish, ra
 from tests.serving.index import colours
 from tests.serving.protocols import echo
 from tests.serving.protocols.bodies import LENGTH, as_binary, as_json, outputs_of
+from tests.serving.protocols.keys import KEYS, Bearer, bearer
 from tests.serving.test_errors import KINDS
 from wander.errors import NotReady, Overloaded, ServiceError
 from wander.signature import DType
@@ -202,13 +203,13 @@ def test_every_tower_can_be_asked(client: triton.InferenceServerClient, tower: s
     assert answer.get_response()["model_name"] == f"colours-{tower}"
 
 
-def test_tower_answers_as_v1_does(server: Running, client: triton.InferenceServerClient) -> None:
+def test_tower_answers_as_v1_does(keyed: Running) -> None:
     files = {"image": ("red.png", colours.picture(255, 0, 51))}
-    embedding = server.post("/v1/colours/embed", files=files).json()["embedding"]
-    given = np.array([[1, 0, 0.2]], np.float32) + np.float32(1e-3)
-    assert client.infer("colours-image", tensors({"colours": given})).as_numpy("embedding")[0] == pytest.approx(
-        embedding, abs=1e-6
+    embedding = keyed.post("/v1/colours/embed", files=files).json()["embedding"]
+    answer = ask(
+        keyed, {"colours": np.array([[1, 0, 0.2]], np.float32) + np.float32(1e-3)}, "/v2/models/colours-image/infer"
     )
+    assert outputs_of(answer.content, None)["embedding"][0] == pytest.approx(embedding, abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", echo.KINDS)
@@ -508,8 +509,10 @@ def controlled(tmp_path: Path, folder: Path) -> Iterator[tuple[Running, triton.I
     """A server that starts with `mosi` and `colours`, in a folder of its own."""
     for name in ("mosi", "colours"):
         shutil.copytree(folder / name, tmp_path / "models" / name)
-    settings = Settings(models=tmp_path / "models", model_control="explicit")
+    settings = Settings(models=tmp_path / "models", model_control="explicit", keys=KEYS)
     with running(settings) as server, triton.InferenceServerClient("{}:{}".format(*server.address)) as client:
+        server.client.headers.update(bearer())
+        client.register_plugin(Bearer())
         yield server, client
 
 
@@ -578,8 +581,9 @@ def test_requests_to_the_repository(
 
 
 @pytest.mark.parametrize("verb", ["load", "unload"])
-def test_control_must_be_asked_for(fake: Running, verb: str) -> None:
-    status, text = error_of(fake.post(f"/v2/repository/models/mosi/{verb}"))
+def test_control_must_be_asked_for(folder: Path, verb: str) -> None:
+    with running(Settings(models=folder, engine="fake", keys=KEYS)) as server:
+        status, text = error_of(server.post(f"/v2/repository/models/mosi/{verb}", headers=bearer()))
     assert status == 403
     assert "--model-control explicit" in text
 
