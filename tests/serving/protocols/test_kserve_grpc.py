@@ -40,7 +40,16 @@ from tests.serving.protocols import echo
 from tests.serving.protocols.keys import KEYS, SLOW, WRITER, Bearer, bearer
 from tests.serving.protocols.test_kserve_http import tensors as http_tensors
 from tests.serving.test_errors import KINDS
-from wander.errors import InputError, MissingDependency, NotReady, Overloaded, ServiceError, UsageError, WanderError
+from wander.errors import (
+    Forbidden,
+    InputError,
+    MissingDependency,
+    NotReady,
+    Overloaded,
+    ServiceError,
+    UsageError,
+    WanderError,
+)
 from wander.signature import DType
 
 Code = grpc.StatusCode
@@ -561,6 +570,13 @@ def test_missing_package_names_the_line_that_installs_it(monkeypatch: pytest.Mon
     protocol()
     with pytest.raises(MissingDependency, match=r"pip install 'wander\[grpc\]'"):
         protocol(grpc_port=0)
+
+
+@pytest.mark.parametrize("name", ["repository_load", "repository_unload"])
+def test_models_of_several_workers_are_controlled_over_http(name: str) -> None:
+    calls = Calls(protocol(workers=2).service)
+    with pytest.raises(Forbidden, match="/v2/repository"):
+        asyncio.run(getattr(calls, name)(None, None))
 
 
 def test_workers_must_share_a_port() -> None:
