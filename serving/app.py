@@ -36,6 +36,9 @@ CORS: dict[str, Any] = {
 }
 """What pages of the origins that are let in may send and see."""
 
+TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False}
+"""Of FastAPI, which would look for OpenTelemetry at every request. What is counted and traced here is ours."""
+
 
 def create_app(
     settings: Settings | None = None,
@@ -95,7 +98,13 @@ def create_app(
 
     # The document has a page of our own, see `serving.protocols.docs`. A path is right or wrong: none is redirected.
     app = FastAPI(
-        title="wander", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+        title="wander",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry=TELEMETRY,
     )
     app.state.service, app.state.protocols = service, mounted
     if not service.keys and not is_loopback(settings.host) and (team is None or team.number == 0):

@@ -13,8 +13,9 @@ import grpc
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
+from serving.auth import Principal, authorise
 from serving.auth.access import access_of_rpc
-from serving.auth.keys import authorise
+from serving.auth.keys import admit
 from serving.logs import REQUEST_ID, request_id
 from serving.protocols import _kserve
 from serving.protocols import _kserve_pb2 as pb
@@ -29,6 +30,7 @@ from wander.errors import (
     NotFound,
     NotReady,
     Overloaded,
+    RateLimited,
     ServiceError,
     Unauthorized,
     Unreachable,
@@ -47,8 +49,8 @@ CODES: dict[type[ServiceError], grpc.StatusCode] = {
     Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     NotReady: grpc.StatusCode.UNAVAILABLE,
-    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Unreachable: grpc.StatusCode.UNAVAILABLE,
+    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     EngineError: grpc.StatusCode.INTERNAL,
 }
 
@@ -170,16 +172,23 @@ class Calls:
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> AsyncIterator[Message]:
         """One answer, or error, after the other; each is asked when the one before it was answered."""
+        name, paid = "ModelStreamInfer", True
+        try:
+            principal = self._let_in(name, context)
+        except ServiceError as error:
+            self._observe(name, code_of(error), time.monotonic())
+            await _abort(context, error)
         async for request in requests:
             started, code = time.monotonic(), grpc.StatusCode.OK
             try:
-                self._let_in("ModelStreamInfer", context)
+                admit(principal, paid)
+                paid = False  # the first request comes with the call
                 answer = pb.ModelStreamInferResponse(infer_response=await self._infer(request, None))
             except ServiceError as error:
                 code = code_of(error)
                 answer = pb.ModelStreamInferResponse(error_message=text_of(error))
                 answer.infer_response.id = request.id
-            self._observe("ModelStreamInfer", code, started)
+            self._observe(name, code, started)
             yield answer
 
     async def repository_index(self, request: pb.RepositoryIndexRequest, context: Context) -> Message:
@@ -204,7 +213,7 @@ class Calls:
     def _watched(
         self, name: str, answer: Callable[[Any, Context], Awaitable[Message]]
     ) -> Callable[[Any, Context], Awaitable[Message]]:
-        """The call, its errors as gRPC tells them, and its time in the metrics."""
+        """The call if its key allows it, its errors as gRPC tells them, and its time in the metrics."""
 
         async def call(request: Any, context: Context) -> Message:
             started, code = time.monotonic(), grpc.StatusCode.CANCELLED
@@ -216,8 +225,7 @@ class Calls:
                 return response
             except ServiceError as error:
                 code = code_of(error)
-                metadata = tuple((key.lower(), value) for key, value in retry_headers(error).items())
-                await context.abort(code, text_of(error), metadata)
+                await _abort(context, error)
             except Exception:
                 code = grpc.StatusCode.INTERNAL
                 log.exception("unforeseen error in %s", name)
@@ -227,11 +235,20 @@ class Calls:
 
         return call
 
-    def _let_in(self, name: str, context: Context) -> None:
-        """Raises Unauthorized, Forbidden and RateLimited; what is logged from here on has the id of the request."""
-        given = _metadata(context)
-        REQUEST_ID.set(request_id(given.get("x-request-id", "").encode()))
-        authorise(self.service.keys, given.get("authorization"), access_of_rpc(name))
+    def _let_in(self, name: str, context: Context) -> Principal:
+        """Whose key came with a call; what is logged from here on has the id of the request.
+
+        Raises Unauthorized, Forbidden and RateLimited.
+        """
+        REQUEST_ID.set(request_id(_metadata(context).get("x-request-id", "").encode()))
+        values = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+        try:
+            if len(values) > 1:
+                raise Unauthorized("there is more than one authorization among the metadata; send one")
+            return authorise(self.service.keys, values[0] if values else None, access_of_rpc(name))
+        except (Unauthorized, Forbidden, RateLimited) as error:
+            self.service.metrics.rejections.labels("none", type(error).__name__).inc()
+            raise
 
     def _traced(self, name: str, context: Context) -> AbstractContextManager[Any]:
         tracing = self.service.tracing
@@ -244,6 +261,11 @@ class Calls:
 def _metadata(context: Context) -> dict[str, str]:
     """What a client sends beside its message, as far as it is text."""
     return {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+async def _abort(context: Context, error: ServiceError) -> None:
+    metadata = tuple((key.lower(), value) for key, value in retry_headers(error).items())
+    await context.abort(code_of(error), text_of(error), metadata)
 
 
 def _serialised(message: Message) -> bytes:

@@ -61,16 +61,6 @@ def test_every_call_asks_for_what_the_table_says(stub: Any, name: str, key: str 
         assert code == Code.PERMISSION_DENIED
 
 
-def test_stream_asks_for_every_message(stub: Any) -> None:
-    def answers(key: str | None) -> list[str]:
-        metadata = [("authorization", f"Bearer {key}")] if key else []
-        requests = [service_pb2.ModelInferRequest(model_name="none") for _ in range(2)]
-        return [one.error_message for one in stub.ModelStreamInfer(iter(requests), metadata=metadata)]
-
-    assert all("key" in text for text in answers(None))
-    assert all("inputs" in text for text in answers(KEYS[Role.INFER]))
-
-
 def test_rate_of_a_key_counts_for_calls(stub: Any) -> None:
     codes = [asked(stub, READ, SLOW) for _ in range(BURST + 1)]
     assert codes == [Code.OK] * BURST + [Code.RESOURCE_EXHAUSTED]

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tritonclient._plugin import InferenceServerClientPlugin
 
 from serving.settings import Settings
-from tests.serving.building import KEY, Linear, Running, publish, running
+from tests.serving.building import Linear, Running, publish, running
 from tests.serving.index import colours
 from tests.serving.protocols import echo
-
-
-class Bearer(InferenceServerClientPlugin):
-    """Gives tritonclient the key of these tests."""
-
-    def __call__(self, request: Any) -> None:
-        request.headers["authorization"] = f"Bearer {KEY}"
+from tests.serving.protocols.keys import KEYS, bearer
 
 
 @pytest.fixture(scope="package")
@@ -38,5 +30,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Running]:
-    with running(Settings(models=folder, max_body_bytes=1 << 20, grpc_port=0)) as started:
+    with running(Settings(models=folder, model_control="explicit", max_body_bytes=1 << 20, grpc_port=0)) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def keyed(folder: Path) -> Iterator[Running]:
+    """A server with keys, of which its client sends the one that may do everything."""
+    with running(Settings(models=folder, model_control="explicit", keys=KEYS, grpc_port=0)) as started:
+        started.client.headers.update(bearer())
         yield started

@@ -25,21 +25,31 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from serving.app import create_app
+from serving.auth.access import GRPC
 from serving.metrics import Metrics
 from serving.protocols import _kserve_pb2 as pb
 from serving.protocols._kserve_messages import decode
-from serving.protocols._kserve_rpcs import CODES, code_of
+from serving.protocols._kserve_rpcs import CODES, SERVICE, Calls, code_of
 from serving.protocols.kserve_grpc import KServeGrpc
 from serving.repository import Repository
 from serving.service import Service
 from serving.settings import Settings
-from tests.serving.building import KEYS, PATIENCE, Linear, Running, items, random_rows, running, wait_until
+from tests.serving.building import PATIENCE, Linear, Running, items, random_rows, running, wait_until
 from tests.serving.index import colours
 from tests.serving.protocols import echo
-from tests.serving.protocols.conftest import Bearer
+from tests.serving.protocols.keys import KEYS, SLOW, WRITER, Bearer, bearer
 from tests.serving.protocols.test_kserve_http import tensors as http_tensors
 from tests.serving.test_errors import KINDS
-from wander.errors import InputError, MissingDependency, NotReady, Overloaded, ServiceError, UsageError, WanderError
+from wander.errors import (
+    Forbidden,
+    InputError,
+    MissingDependency,
+    NotReady,
+    Overloaded,
+    ServiceError,
+    UsageError,
+    WanderError,
+)
 from wander.signature import DType
 
 Code = grpc.StatusCode
@@ -190,13 +200,13 @@ def test_versions(client: triton.InferenceServerClient, version: str, seed: int)
 
 
 @pytest.mark.parametrize("tower", ["image", "text"])
-def test_every_tower_can_be_asked(server: Running, client: triton.InferenceServerClient, tower: str) -> None:
+def test_every_tower_can_be_asked(keyed: Running, client: triton.InferenceServerClient, tower: str) -> None:
     given = np.array([[1, 0, 0]], np.float32) + np.float32(1e-3)
     embedding = client.infer(f"colours-{tower}", tensors({"colours": given})).as_numpy("embedding")[0]
-    body: dict[str, Any] = (
-        {"json": {"text": "red"}} if tower == "text" else {"files": {"image": colours.picture(255, 0, 0)}}
-    )
-    assert embedding == pytest.approx(server.post("/v1/colours/embed", **body).json()["embedding"], abs=1e-6)
+    body: dict[str, Any] = {"json": {"text": "red"}}
+    if tower == "image":
+        body = {"files": {"image": colours.picture(255, 0, 0)}}
+    assert embedding == pytest.approx(keyed.post("/v1/colours/embed", **body).json()["embedding"], abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", echo.KINDS)
@@ -479,14 +489,72 @@ def test_repository(tmp_path: Path, folder: Path) -> None:
 
 def test_control_must_be_asked_for(folder: Path) -> None:
     with (
-        running(Settings(models=folder, keys=KEYS, grpc_port=0)) as server,
+        running(Settings(models=folder, engine="fake", keys=KEYS, grpc_port=0)) as server,
         triton.InferenceServerClient(server.grpc) as client,
     ):
-        client.register_plugin(Bearer())
         for call in (client.load_model, client.unload_model):
             with pytest.raises(InferenceServerException, match="--model-control explicit") as caught:
-                call("mosi")
+                call("mosi", headers=bearer())
             assert caught.value.status() == "StatusCode.PERMISSION_DENIED"
+
+
+# keys
+
+
+def test_every_call_is_in_the_table_of_access(server: Running) -> None:
+    calls = Calls(server.service).handler()._method_handlers
+    assert set(calls) == {f"/{SERVICE}/{name}" for name in GRPC}
+
+
+@pytest.mark.parametrize("name", [name for name in GRPC if name != "ModelStreamInfer"])
+def test_every_call_asks_for_its_key(keyed: Running, name: str) -> None:
+    message = getattr(service_pb2, f"{name}Request")()
+    with grpc.insecure_channel(keyed.grpc) as channel:
+        call = getattr(service_pb2_grpc.GRPCInferenceServiceStub(channel), name)
+
+        def code(*metadata: tuple[str, str]) -> Code:
+            try:
+                call(message, metadata=metadata)
+            except grpc.RpcError as error:
+                return error.code()
+            return Code.OK
+
+        mine, other = bearer()["authorization"], bearer(WRITER)["authorization"]
+        wrong = {code(), code(("authorization", "Bearer x")), code(("authorization", mine), ("authorization", mine))}
+        if GRPC[name] == "open":
+            assert code() is Code.OK
+        else:
+            assert wrong == {Code.UNAUTHENTICATED}
+            assert code(("authorization", other)) is Code.PERMISSION_DENIED
+            assert code(("authorization", mine)) not in (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED)
+
+
+def test_without_keys_nobody_controls_models(server: Running, client: triton.InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        client.unload_model("mosi")
+    assert caught.value.status() == "StatusCode.PERMISSION_DENIED"
+    assert client.is_model_ready("mosi")
+
+
+def streamed(target: str, requests: int, **headers: str) -> list[Any]:
+    """Errors of the answers to so many requests in a stream, None for those without; of a stream of none, its own."""
+    said: Queue[Any] = Queue()
+    with triton.InferenceServerClient(target) as client:
+        client.start_stream(lambda result, error: said.put(error), headers=headers)
+        for _ in range(requests):
+            client.async_stream_infer("mosi", tensors(random_rows(1)))
+        errors = [said.get(timeout=PATIENCE) for _ in range(max(1, requests))]
+        client.stop_stream(cancel_requests=True)
+    return errors
+
+
+def test_stream_asks_for_a_key_and_counts_its_requests(keyed: Running) -> None:
+    for headers, code in (({}, "UNAUTHENTICATED"), (bearer(WRITER), "PERMISSION_DENIED")):
+        (error,) = streamed(keyed.grpc, 0, **headers)
+        assert error.status() == f"StatusCode.{code}"
+    answers = streamed(keyed.grpc, 3, **bearer(SLOW))
+    assert answers[:2] == [None, None]
+    assert "this key may ask" in str(answers[2])
 
 
 # the port
@@ -502,6 +570,13 @@ def test_missing_package_names_the_line_that_installs_it(monkeypatch: pytest.Mon
     protocol()
     with pytest.raises(MissingDependency, match=r"pip install 'wander\[grpc\]'"):
         protocol(grpc_port=0)
+
+
+@pytest.mark.parametrize("name", ["repository_load", "repository_unload"])
+def test_models_of_several_workers_are_controlled_over_http(name: str) -> None:
+    calls = Calls(protocol(workers=2).service)
+    with pytest.raises(Forbidden, match="/v2/repository"):
+        asyncio.run(getattr(calls, name)(None, None))
 
 
 def test_workers_must_share_a_port() -> None:
