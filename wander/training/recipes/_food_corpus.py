@@ -62,6 +62,9 @@ class FoodCorpus:
         train, valid = (dataset.load(folder, split, ()) for split in ("train", "valid"))
         self.images = torch.from_numpy(np.stack([image_array(item["image"], large) for item in train.items]))
         self.image_labels = torch.from_numpy(train.labels.astype(np.int64))
+        for labels in (self.image_labels, self.text_labels):
+            if len(labels.unique()) < len(self.labels):
+                raise UsageError(f"{folder}: the training split lacks a picture or a recipe of some of the classes")
         rows = [
             (image_array(item["image"], self.image), *self.tokenizer(item["text"]).values()) for item in valid.items
         ]

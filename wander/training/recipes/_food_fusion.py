@@ -7,6 +7,7 @@ of two linear classifiers, whose shares are chosen on the validation split.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,18 +27,19 @@ SHARES = [(a, b) for a in np.geomspace(0.25, 8, 11).tolist() for b in np.geomspa
 @torch.no_grad()
 def start_fusion_(host: BertViT, examples: Examples, text_width: int) -> None:
     """The text has the first `text_width` features, the image the others."""
-    for layer in host.fusion.layers:
+    fusion: Any = host.fusion
+    for layer in fusion.layers:
         layer.fc2.weight.zero_()
         layer.fc2.bias.zero_()
         layer.self_attn.out_proj.weight.zero_()
         layer.self_attn.out_proj.bias.zero_()
-    first, features = host.fusion.layers[0].self_attn, host.config.embed_dim
+    first, features = fusion.layers[0].self_attn, host.config.embed_dim
     first.in_proj_weight[:features].zero_()
     first.in_proj_weight[2 * features :] = torch.eye(features)
     text = torch.arange(text_width)
     first.out_proj.weight[text, text] = 1
-    tokens = host.fusion.scale * torch.cat(host.hidden(*examples.rows(torch.arange(min(100, len(examples)))).inputs), 1)
-    mean = host.fusion.layers[0].layer_norms[0](tokens).mean(1)[:, :text_width]
+    tokens = fusion.scale * torch.cat(host.hidden(*examples.rows(torch.arange(min(100, len(examples)))).inputs), 1)
+    mean = fusion.layers[0].layer_norms[0](tokens).mean(1)[:, :text_width]
     first.out_proj.weight[text, text] = LOUDNESS / float(mean.norm(dim=1).mean())
 
 

@@ -1,4 +1,4 @@
-"""A ViT of two layers that starts as a dictionary of small patches with a linear classifier on it (Coates and Ng, 2011).
+"""A ViT of two layers that is a dictionary of small patches with a linear classifier on it (after Coates and Ng, 2011).
 
 The first layer's feed-forward holds the centroids of whitened parts of patches, found by k-means; its second map is a
 ridge regression of the classes on how often each occurs in each quarter of the picture. The heads of the second layer
@@ -48,7 +48,7 @@ class Dictionary(BaseModel):
     part: int = Field(default=6, ge=2)
     offsets: tuple[int, ...] = (0, 2)
     rounds: int = Field(default=10, ge=1)
-    penalty: float = Field(default=2.0, gt=0)
+    penalty: float = Field(default=5.0, gt=0)
 
 
 @torch.no_grad()
@@ -77,8 +77,9 @@ def _patches_(vit: Any, images: Tensor) -> None:
     basis = basis - basis.mean(1, keepdim=True)
     for parameter in (project.weight, project.bias, positions, vit.embeddings.cls_token):
         parameter.zero_()
-    project.weight[:COMPONENTS] = basis.unflatten(1, project.weight.shape[1:]).float()
-    project.bias[:COMPONENTS] = -(basis @ centre).float()
+    found = len(basis)  # small patches have fewer components
+    project.weight[:found] = basis.unflatten(1, project.weight.shape[1:]).float()
+    project.bias[:found] = -(basis @ centre).float()
     project.weight[SUM] = -project.weight[:COMPONENTS].sum(0)
     project.bias[SUM] = -project.bias[:COMPONENTS].sum()
     edge = math.isqrt(positions.shape[1] - 1)

@@ -7,9 +7,10 @@ recipe, which a norm brings to unit length. Training goes on from there: nothing
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wander.training.recipes._food_corpus import SPECIAL
 
@@ -24,7 +25,7 @@ LOUDNESS = 5.0
 
 
 @torch.no_grad()
-def start_text_(bert: nn.Module, texts: Tensor, width: int) -> None:
+def start_text_(bert: Any, texts: Tensor, width: int) -> None:
     """Fills `bert` from ids (R, L) of recipes; its first `width` features will hold them, the others stay 0.
 
     The number of coordinates is at most that of the recipes or words; what is left of the width stays 0 as well.

@@ -2,13 +2,14 @@
 
 The host is fitted in closed form, for the training split is too small for gradients from scratch: a singular value
 decomposition of recipes by words (`_food_text`), a dictionary of patches with a ridge regression (`_food_image`), and
-the sum of both (`_food_fusion`). Then it is frozen, and the adapter and the head, which starts from the host's, learn by
-gradient on fused tokens. The baseline (`head_only`) is the head alone, from the same start and by the same schedule.
+the sum of both (`_food_fusion`). Then it is frozen, and the adapter and the head, which starts from the host's, learn
+by gradient on fused tokens. The baseline (`head_only`) is the head alone, from the same start and by the same schedule.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,9 +50,10 @@ EXAMPLE_WORDS = 12
 class AdapterSchedule(Schedule):
     """The head starts from that of the host, so that the rate is low."""
 
-    epochs: int = Field(default=30, ge=1)
+    epochs: int = Field(default=12, ge=1)
     batch_size: int = Field(default=64, ge=1)
-    learning_rate: float = Field(default=5e-4, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    patience: int = Field(default=4, ge=1)
 
 
 class FoodSettings(RecipeSettings):
@@ -66,6 +68,7 @@ class FoodSettings(RecipeSettings):
     absent: share of the pairs that lack the picture, and as many lack the text.
     penalty: of the ridge regression of classes on texts.
     down_dim, rank_h, rank_t, start_scale: of the adapter, as for `sentiment`.
+    smoothing: of the labels, for adapter and head: what the host finds in its own training data is too sure.
     """
 
     image_size: int = Field(default=64, ge=16)
@@ -77,13 +80,14 @@ class FoodSettings(RecipeSettings):
     area: float = Field(default=0.6, gt=0, le=1)
     dictionary: Dictionary = Dictionary()
     pairs: int = Field(default=2000, ge=1)
-    kept: float = Field(default=0.7, gt=0, le=1)
+    kept: float = Field(default=0.6, gt=0, le=1)
     absent: float = Field(default=0.15, ge=0, lt=0.5)
-    penalty: float = Field(default=2.0, gt=0)
+    penalty: float = Field(default=3.0, gt=0)
     down_dim: int = 16
     rank_h: int = 8
     rank_t: int = 12
     start_scale: float = Field(default=0.1, ge=0)
+    smoothing: float = Field(default=0.2, ge=0, lt=1)
     adapter: AdapterSchedule = AdapterSchedule()
 
 
@@ -177,7 +181,8 @@ def train_adapted(
         # The frozen part is run once for every pair, not once an epoch.
         train, valid = (fused(adapted, part) for part in (pairs, corpus.valid))
         told = lambda epoch, loss: notify("adapter", epoch, settings.adapter.epochs, loss)  # noqa: E731
-        kept = fit(Upper(adapted), train, valid, F.cross_entropy, settings.adapter, told)
+        loss = partial(F.cross_entropy, label_smoothing=settings.smoothing)
+        kept = fit(Upper(adapted), train, valid, loss, settings.adapter, told)
     return adapted, {"pairs": len(train), "epoch": kept.epoch, "valid": metrics(adapted, corpus.valid)}
 
 
