@@ -45,7 +45,8 @@ def measure(data: Path, seed: int) -> dict[str, Row]:
     quiet = lambda stage, epoch, epochs, loss: None  # noqa: E731
     host, _ = train_host(corpus, settings, seed, quiet)
     head, _ = train_adapted(corpus, settings, host, seed, quiet, head_only=True)
-    adapted, _ = train_adapted(corpus, settings, host, seed, quiet)
+    adapted, report = train_adapted(corpus, settings, host, seed, quiet)
+    print(f"seed {seed}: kept epoch {report['epoch']}, validation cross-entropy {report['loss']}", file=sys.stderr)
     zeroed = copy.deepcopy(adapted)
     assert zeroed.adapter_module is not None
     zeroed.adapter_module.zero_()

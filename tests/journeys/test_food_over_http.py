@@ -52,9 +52,12 @@ def ask(client: httpx.Client, split: Split) -> Callable[..., list[dict[str, Any]
     def asked(*fields: str) -> list[dict[str, Any]]:
         answers = []
         for item in split.items:
-            files = {"image": ("dish.jpg", item["image"], "image/jpeg")} if "image" in fields else None
-            data = {"text": item["text"]} if "text" in fields else {}
-            answers.append(client.post("/v1/food", data={**data, "top_k": "10"}, files=files).raise_for_status().json())
+            parts: list[tuple[str, tuple[str | None, bytes]]] = [("top_k", (None, b"10"))]
+            if "image" in fields:
+                parts.append(("image", ("dish.jpg", item["image"])))
+            if "text" in fields:
+                parts.append(("text", (None, item["text"].encode())))
+            answers.append(client.post("/v1/food", files=parts).raise_for_status().json())
         return answers
 
     return asked

@@ -21,7 +21,16 @@ from wander.training.loop import predict
 from wander.training.recipes import Trained, recipes
 from wander.training.recipes._food_corpus import END, PAD, START, FoodCorpus, thinned, tokenizer_json
 from wander.training.recipes._food_text import start_text_
-from wander.training.recipes.food import TEXT_WIDTH, Food, FoodSettings, fresh_host, train_adapted, train_host
+from wander.training.recipes.food import (
+    TEXT_WIDTH,
+    Food,
+    FoodSettings,
+    fresh_host,
+    fused,
+    taught,
+    train_adapted,
+    train_host,
+)
 
 WORDS = {"soup": "salt water carrot onion", "cake": "flour sugar egg butter", "salad": "leaf oil tomato vinegar"}
 COLOURS = {"soup": (200, 120, 40), "cake": (90, 60, 40), "salad": (40, 180, 60)}
@@ -185,6 +194,17 @@ def test_a_text_is_a_mean_of_words_in_its_features_alone(data: Path) -> None:
     torch.testing.assert_close(text[0, 0], text[1, 0])
     assert float(text[..., TEXT_WIDTH:].abs().max()) < 1e-4
     assert float(text[0, 0].norm()) == pytest.approx(text.shape[2] ** 0.5, rel=1e-3)
+
+
+def test_adapter_and_head_are_taught_by_labels_and_the_host(data: Path) -> None:
+    corpus = corpus_of(data)
+    host, _ = train_host(corpus, SETTINGS, 0, quiet)
+    tokens = fused(host, corpus.valid)
+    with torch.no_grad():
+        answers = torch.softmax(host(*corpus.valid.inputs), 1)
+    torch.testing.assert_close(taught(host, tokens, 0.0), answers)
+    torch.testing.assert_close(taught(host, tokens, 1.0).argmax(1), corpus.valid.targets)
+    torch.testing.assert_close(taught(host, tokens, 0.3).sum(1), torch.ones(len(tokens)))
 
 
 def test_thinned_texts_close_up() -> None:

@@ -1,7 +1,7 @@
-"""Fusion encoder and head that start as the sum of what the two towers find, each in features of its own.
+"""Fusion encoder and head fitted as the sum of what the two towers find, each in features of its own.
 
-The first layer's attention starts even and hands every token the mean of the text's features; the head starts as a sum
-of two linear classifiers, whose shares are chosen on the validation split.
+The first layer's attention is even and hands every token the mean of the text's features; the head is a sum of two
+linear classifiers, whose shares are chosen on the validation split.
 """
 
 from __future__ import annotations

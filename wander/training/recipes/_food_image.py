@@ -38,8 +38,9 @@ CONSTANT = 10.0
 
 class Dictionary(BaseModel):
     """Attributes:
-    part: side in pixels of the small patches.
+    part: side in pixels of the small patches that k-means sorts.
     offsets: where in a patch of the ViT they are looked for, in both directions.
+    rounds: of k-means.
     penalty: of the ridge regression.
     """
 

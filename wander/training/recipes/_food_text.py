@@ -1,7 +1,7 @@
-"""A BERT of one layer that starts as the best linear view of its recipes: a truncated SVD of recipes by words.
+"""A BERT of one layer fitted in closed form: the mean of a recipe's words in a truncated SVD.
 
-A word is a vector of its right singular coordinates; attention starts even, so that every token holds the mean over the
-recipe, which a norm brings to unit length. Training goes on from there: nothing is frozen at what it starts with.
+A word is a vector of its right singular coordinates; attention is even, so that every token holds the mean over the
+recipe, which a norm brings to unit length. Positions do not count. Knows no class.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ by gradient on fused tokens. The baseline (`head_only`) is the head alone, from 
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,7 +67,8 @@ class FoodSettings(RecipeSettings):
     absent: share of the pairs that lack the picture, and as many lack the text.
     penalty: of the ridge regression of classes on texts.
     down_dim, rank_h, rank_t, start_scale: of the adapter, as for `sentiment`.
-    smoothing: of the labels, for adapter and head: what the host finds in its own training data is too sure.
+    label_share: of the label in what adapter and head are to answer; the rest is the host's own answer. Labels alone
+        make them trust the texts, which the host knows too well in its training data.
     """
 
     image_size: int = Field(default=64, ge=16)
@@ -87,7 +87,7 @@ class FoodSettings(RecipeSettings):
     rank_h: int = 8
     rank_t: int = 12
     start_scale: float = Field(default=0.1, ge=0)
-    smoothing: float = Field(default=0.2, ge=0, lt=1)
+    label_share: float = Field(default=0.3, ge=0, le=1)
     adapter: AdapterSchedule = AdapterSchedule()
 
 
@@ -181,9 +181,14 @@ def train_adapted(
         # The frozen part is run once for every pair, not once an epoch.
         train, valid = (fused(adapted, part) for part in (pairs, corpus.valid))
         told = lambda epoch, loss: notify("adapter", epoch, settings.adapter.epochs, loss)  # noqa: E731
-        loss = partial(F.cross_entropy, label_smoothing=settings.smoothing)
-        kept = fit(Upper(adapted), train, valid, loss, settings.adapter, told)
-    return adapted, {"pairs": len(train), "epoch": kept.epoch, "valid": metrics(adapted, corpus.valid)}
+        train = Examples(train.inputs, taught(host, train, settings.label_share))
+        kept = fit(Upper(adapted), train, valid, F.cross_entropy, settings.adapter, told)
+    return adapted, {
+        "pairs": len(train),
+        "epoch": kept.epoch,
+        "loss": round(kept.loss, 4),
+        "valid": metrics(adapted, corpus.valid),
+    }
 
 
 class Upper(nn.Module):
@@ -203,6 +208,13 @@ def fused(host: BertViT, examples: Examples, chunk: int = 50) -> Examples:
     host.eval()
     parts = [host.fused(*host.hidden(*examples.rows(rows).inputs)) for rows in torch.arange(len(examples)).split(chunk)]
     return Examples(tuple(torch.cat(part) for part in zip(*parts, strict=True)), examples.targets)
+
+
+@torch.no_grad()
+def taught(host: BertViT, tokens: Examples, label_share: float) -> Tensor:
+    """Probabilities (N, C): of the label so much, and the rest what the host with its own head answers."""
+    answers = torch.softmax(host.logits(list(tokens.inputs)), 1)
+    return (1 - label_share) * answers + label_share * F.one_hot(tokens.targets, answers.shape[1])
 
 
 def fresh_host(corpus: FoodCorpus, settings: FoodSettings, adapter: WanderConfig | None) -> BertViT:
