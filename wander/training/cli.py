@@ -13,12 +13,12 @@ from wander.console import print_fields, print_json, print_table, progress, stdo
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Data = Annotated[Path, typer.Option("--data", help="The data set's folder, such as ../shared/data/mosi.")]
 
-NAMES = {"acc2": "ACC-2", "f1": "F1", "acc7": "ACC-7", "mae": "MAE", "corr": "Corr"}
+NAMES = {"accuracy": "Accuracy", "acc2": "ACC-2", "f1": "F1", "acc7": "ACC-7", "mae": "MAE", "corr": "Corr"}
 """Metrics as the papers write them."""
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="The recipe, by the name of its task: sentiment.")],
+    task: Annotated[str, typer.Argument(help="The recipe, by the name of its task: sentiment, food.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="New folder for adapter/ and backbone/.")],
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal weights.")] = 0,
@@ -62,7 +62,7 @@ def train(
         + [part for option in options or [] for part in ("--set", option)]
     )
     about = trained.about.model_copy(update={"provenance": {**trained.about.provenance, "command": command}})
-    save(trained.host, trained.head, about, out, trained.backbone_id)
+    save(trained.host, trained.head, about, out, trained.backbone_id, trained.assets)
     write_json(out / "example.json", trained.example)
     report = {"out": str(out), "task": task, "seed": seed, "valid": about.provenance["valid"]}
     if json:

@@ -27,6 +27,11 @@ class Food(Dataset):
         names = {int(row["label"]): row["label_name"] for row in _rows(folder / "images.csv")}
         return [names[number] for number in sorted(names)]
 
+    def recipes(self, folder: Path, split: str) -> list[tuple[str, int]]:
+        """Ingredients and class of every recipe of a split, also of those that stand beside no image."""
+        rows = _rows(folder / "recipes.csv")
+        return [(row["ingredients"], int(row["label"])) for row in rows if row["split"] == split]
+
     def load(self, folder: Path, split: str, inputs: tuple[TensorSpec, ...]) -> Split:
         recipes = {row["recipe_id"]: row["ingredients"] for row in _rows(folder / "recipes.csv")}
         rows = [row for row in _rows(folder / "images.csv") if row["split"] == split]
