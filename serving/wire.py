@@ -31,8 +31,8 @@ STATUS: dict[type[ServiceError], int] = {
     NotFound: 404,
     Unauthorized: 401,
     Forbidden: 403,
+    Overloaded: 429,  # of those with one status the first is what a client makes of the status alone
     RateLimited: 429,
-    Overloaded: 429,  # the last one with a status is what is made of the status alone
     NotReady: 503,
     DeadlineExceeded: 504,
     SlowRequest: 408,
