@@ -9,7 +9,6 @@ unfolded model, and `torch.compile` of it; float32, all threads.
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -23,47 +22,16 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks._models import MODELS
+from benchmarks._models import MODELS, write_checkpoint
 from benchmarks._timing import Spread, alternate, ratio
 from benchmarks.adapter_cost import inputs
 from benchmarks.results import circumstances, publish, table
-from wander.backbones import Host
 from wander.backbones.base import Tower, run
 from wander.bundle import Bundle
-from wander.checkpoints import folder
 from wander.console import progress
 from wander.engines import DEFAULT_ENGINE, EngineOptions, engines
-from wander.tasks._texts import bert_tokenizer_json
 
 EAGER, COMPILED, ORT = "eager torch", "torch.compile", "ONNX Runtime"
-CLASSES = tuple(f"class_{number}" for number in range(101))
-
-
-def write_checkpoint(name: str, host: Host, out: Path) -> None:
-    """The model as our folders, with a made-up tokenizer, so that the real command can export it."""
-    if name == "bert_vit":
-        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(995))]
-        assets = {"tokenizer.json": bert_tokenizer_json("\n".join(words) + "\n", lower_case=True).encode()}
-        text = {"kind": "bert", "max_length": 50}
-        about = folder.Description(
-            task="food", labels=CLASSES, preprocessing={"image": {}, "text": text}, provenance={"weights": "random"}
-        )
-        folder.save(host, {"out_dim": 101}, about, out, "random", assets)
-        return
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentences = (f"word{number} word{number % 7} and word{number % 13}" for number in range(2000))
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=sentences, model_writer=model, vocab_size=200, minloglevel=2
-    )
-    halves = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    preprocessing = {
-        "image": {"resample": "bicubic", **halves},
-        "text": {"kind": "beit3", "max_length": 64, "pad": False},
-    }
-    about = folder.Description(task="image_text", preprocessing=preprocessing, provenance={"weights": "random"})
-    folder.save(host, {}, about, out, "random", {"beit3.spm": model.getvalue()})
 
 
 def export(checkpoint: Path, model: Path) -> dict[str, Any]:
@@ -100,7 +68,7 @@ def measure(name: str, batches: list[int], tokens: int, rounds: int, compiling: 
     parameters = sum(p.numel() for p in host.parameters())
     rows = []
     with tempfile.TemporaryDirectory() as scratch, progress() as display:
-        write_checkpoint(name, host, Path(scratch) / "checkpoint")
+        write_checkpoint(host, Path(scratch) / "checkpoint")
         display.add_task(f"{name}: export", total=None)
         exported = export(Path(scratch) / "checkpoint", Path(scratch) / "models" / "model")
         print(f"{name}: {exported}", file=sys.stderr)
