@@ -63,7 +63,8 @@ class Tower:
 
 
 def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], None] = lambda _: None) -> Bundle:
-    """Writes the next version of the bundle in folder `model`. The host is used up: its folds are applied in place.
+    """Writes the next version of the bundle in folder `model`. The host is used up: its folds are applied in place, and
+    its weights are let go before an engine loads the graphs.
 
     Args:
         step: is told what is being done, for a progress display.
@@ -91,6 +92,7 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
         for name, graph in graphs.items():
             step(f"trace {name}")
             trace(host, name, task.output, draft.path / graph.file)
+        host.to("meta")  # the engine has its own copy of the weights
         try:
             for name, tower in known.items():
                 step(f"parity {name}")
