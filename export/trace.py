@@ -55,7 +55,7 @@ def trace(host: Host, name: str, output: str, path: Path) -> None:
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     onnx_ir.save(model, path, external_data=path.name + DATA_SUFFIX if weights > INLINE_BYTES else None)
     for value in model.graph.initializers.values():
-        value.const_value = None  # the exporter's rewrite rules, which live on, remember the graph that they saw last
+        value.const_value = None  # the exporter's rewrite rules refer for good to the graph that they saw last
     onnx.checker.check_model(path)
 
 
