@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 ZOO := $(wildcard zoo/*/adapter/adapter_config.json)
 BUNDLES := $(patsubst zoo/%/adapter/adapter_config.json,models/%/1/manifest.json,$(ZOO))
 
-.PHONY: setup run models verify test check format bench clean
+.PHONY: setup run models verify test check format bench bench-full clean
 
 setup: $(INSTALLED)
 
@@ -44,6 +44,12 @@ bench: models
 	$(BIN)/python -m benchmarks.folds
 	$(BIN)/python -m benchmarks.adapter_forms
 	$(BIN)/python -m benchmarks.startup models
+	$(BIN)/python -m benchmarks.hostile_images
+
+# Published sizes, random weights: about an hour on two cores that do nothing else, and 10 GB of scratch.
+bench-full: setup
+	$(BIN)/python -m benchmarks.adapter_cost
+	$(BIN)/python -m benchmarks.full_size
 
 clean:
 	rm -rf .venv models build dist *.egg-info

@@ -1,8 +1,10 @@
-"""The full-size models, with random weights from a seed: published sizes, adapters in which nothing is zero."""
+"""Models with random weights from a seed: published sizes, adapters in which nothing is zero; and their checkpoints."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -13,6 +15,8 @@ from wander.backbones._pretrained import BertSizes, VitSizes
 from wander.backbones.base import HeadConfig
 from wander.backbones.beit3 import BEiT3, BEiT3Config
 from wander.backbones.bert_vit import BertViT, BertViTConfig, BertViTHead
+from wander.checkpoints import folder
+from wander.tasks._texts import bert_tokenizer_json
 
 SEED = 0
 
@@ -67,3 +71,47 @@ MODELS: dict[str, Callable[[bool], Host]] = {
     "beit3_base": beit3_base,
     "beit3_large": beit3_large,
 }
+
+
+def write_checkpoint(host: Host, out: Path) -> None:
+    """The model as our folders, with a made-up tokenizer, so that the real command can export it."""
+    if isinstance(host, BertViT):
+        config, classes = host.config, host.out_layer.out_features
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        words += [f"word{number}" for number in range(min(config.bert.vocab, 1000) - len(words))]
+        side = config.vit.image_size
+        about = folder.Description(
+            task="food",
+            labels=tuple(f"class_{number}" for number in range(classes)),
+            preprocessing={
+                "image": {"size": [side, side]},
+                "text": {"kind": "bert", "max_length": config.text_length},
+            },
+            provenance={"weights": "random"},
+        )
+        assets = {"tokenizer.json": bert_tokenizer_json("\n".join(words) + "\n", lower_case=True).encode()}
+        folder.save(host, {"out_dim": classes}, about, out, "random", assets)
+        return
+    assert isinstance(host, BEiT3)
+    side, halves = host.config.image_size, [0.5] * 3
+    about = folder.Description(
+        task="image_text",
+        preprocessing={
+            "image": {"size": [side, side], "resample": "bicubic", "mean": halves, "std": halves},
+            "text": {"kind": "beit3", "max_length": min(64, host.config.text_positions - 2), "pad": False},
+        },
+        provenance={"weights": "random"},
+    )
+    folder.save(host, {}, about, out, "random", {"beit3.spm": _sentences()})
+
+
+def _sentences() -> bytes:
+    """A sentencepiece model of made-up words."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentences = (f"word{number} word{number % 7} and word{number % 13}" for number in range(2000))
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=sentences, model_writer=model, vocab_size=100, minloglevel=2
+    )
+    return model.getvalue()

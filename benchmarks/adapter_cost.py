@@ -9,6 +9,7 @@ and the plain host folded alike (its read-out pruned too). Random weights, float
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from dataclasses import asdict
 from functools import partial
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from rich.progress import Progress
 
 from benchmarks._models import MODELS, SEED
 from benchmarks._timing import Spread, alternate, ratio
@@ -41,40 +43,51 @@ def inputs(host: Host, tower: str, rows: int, tokens: int) -> dict[str, NDArray[
     return arrays
 
 
-def measure(name: str, batches: list[int], tokens: int, rounds: int) -> list[dict[str, Any]]:
+def write_graphs(name: str, out: Path, display: Progress) -> tuple[Host, dict[str, dict[str, Path]]]:
+    """The graphs of one model by tower and variant, and a host that tells their inputs but has no weights any more."""
+    graphs: dict[str, dict[str, Path]] = {}
+    for variant, (adapted, folded) in VARIANTS.items():
+        host = MODELS[name](adapted)
+        if folded:
+            fold(host)
+        for tower in display.track(list(host.towers("logits")), description=f"{name}, {variant}"):
+            path = out / f"{name}-{tower}-{variant.replace(', ', '-')}.onnx"
+            trace(host, tower, "logits", path)
+            graphs.setdefault(tower, {})[variant] = path
+    return host.to("meta"), graphs
+
+
+def measure(
+    name: str,
+    host: Host,
+    graphs: dict[str, dict[str, Path]],
+    batches: list[int],
+    tokens: int,
+    rounds: int,
+    on: Progress,
+) -> list[dict[str, Any]]:
     """Rows for every tower and batch of one model."""
     found = []
-    with tempfile.TemporaryDirectory() as scratch, progress() as display:
-        graphs: dict[str, dict[str, Path]] = {}
-        for variant, (adapted, folded) in VARIANTS.items():
-            host = MODELS[name](adapted)
-            if folded:
-                fold(host)
-            for tower in display.track(list(host.towers("logits")), description=f"{name}, {variant}"):
-                path = Path(scratch) / f"{tower}-{len(graphs)}-{variant.replace(', ', '-')}.onnx"
-                trace(host, tower, "logits", path)
-                graphs.setdefault(tower, {})[variant] = path
-        engine = engines.get(DEFAULT_ENGINE)
-        for tower, paths in graphs.items():
-            signature = host.towers("logits")[tower].signature
-            sessions = {v: engine.open(path, signature, EngineOptions()) for v, path in paths.items()}
-            for batch in batches:
-                arrays = inputs(host, tower, batch, tokens)
-                calls = {variant: partial(session.run, arrays) for variant, session in sessions.items()}
-                label = f"{name}, {tower}, batch {batch}"
-                seconds = alternate(calls, display.track(range(rounds), description=label))
-                found.append(
-                    {
-                        "model": name,
-                        "tower": tower,
-                        "batch": batch,
-                        "ms": {v: asdict(Spread.of([1000 * s for s in own])) for v, own in seconds.items()},
-                        "to_plain": asdict(ratio(seconds[ADAPTED], seconds[PLAIN])),
-                        "to_plain_folded": asdict(ratio(seconds[ADAPTED], seconds[PRUNED])),
-                    }
-                )
-            for session in sessions.values():
-                session.close()
+    engine = engines.get(DEFAULT_ENGINE)
+    for tower, paths in graphs.items():
+        signature = host.towers("logits")[tower].signature
+        sessions = {v: engine.open(path, signature, EngineOptions()) for v, path in paths.items()}
+        for batch in batches:
+            arrays = inputs(host, tower, batch, tokens)
+            calls = {variant: partial(session.run, arrays) for variant, session in sessions.items()}
+            seconds = alternate(calls, on.track(range(rounds), description=f"{name}, {tower}, batch {batch}"))
+            found.append(
+                {
+                    "model": name,
+                    "tower": tower,
+                    "batch": batch,
+                    "ms": {v: asdict(Spread.of([1000 * s for s in own])) for v, own in seconds.items()},
+                    "to_plain": asdict(ratio(seconds[ADAPTED], seconds[PLAIN])),
+                    "to_plain_folded": asdict(ratio(seconds[ADAPTED], seconds[PRUNED])),
+                }
+            )
+        for session in sessions.values():
+            session.close()
     return found
 
 
@@ -87,11 +100,11 @@ def main(
 ) -> None:
     """The adapted model against its frozen host alone."""
     about = circumstances("benchmarks.adapter_cost", ("torch", "onnxruntime"))
-    rows = [
-        row
-        for name in models.split(",")
-        for row in measure(name, [int(size) for size in batches.split(",")], tokens, rounds)
-    ]
+    sizes = [int(size) for size in batches.split(",")]
+    with tempfile.TemporaryDirectory() as scratch, progress() as display:
+        written = {name: write_graphs(name, Path(scratch), display) for name in models.split(",")}
+        print("graphs are written, now measuring", file=sys.stderr)
+        rows = [row for name, one in written.items() for row in measure(name, *one, sizes, tokens, rounds, display)]
     columns = ["model, tower, batch", *(f"{v}, ms" for v in VARIANTS), "to plain", "to plain, folded", "quartiles"]
     lines = [
         [

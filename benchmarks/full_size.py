@@ -1,15 +1,16 @@
 """Full-size models with random weights: what their export costs, and how fast their graphs are.
 
     python -m benchmarks.full_size [--models bert_vit,beit3_base,beit3_large] [--batches 1,8,32] [--out FILE]
+    python -m benchmarks.full_size --batches ""                          # the exports alone
 
 The export is `wander export` in a process of its own, parity gate included; seconds, peak memory and bundle size are
 what it reports. Then every tower takes turns in one run: ONNX Runtime on the bundle's graph, eager torch on the
-unfolded model, and `torch.compile` of it; float32, all threads.
+unfolded model, and `torch.compile` of it; float32, all threads. From batch 32 on there are at most three turns, for
+they are long. Where `torch.compile` cannot do it, the results say why.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -22,48 +23,21 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from numpy.typing import NDArray
+from torch._dynamo.exc import TorchDynamoException
 
-from benchmarks._models import MODELS
+from benchmarks._models import MODELS, write_checkpoint
 from benchmarks._timing import Spread, alternate, ratio
 from benchmarks.adapter_cost import inputs
 from benchmarks.results import circumstances, publish, table
-from wander.backbones import Host
 from wander.backbones.base import Tower, run
 from wander.bundle import Bundle
-from wander.checkpoints import folder
 from wander.console import progress
 from wander.engines import DEFAULT_ENGINE, EngineOptions, engines
-from wander.tasks._texts import bert_tokenizer_json
 
+LONG = 32
+"""The batch from which on a turn takes long."""
 EAGER, COMPILED, ORT = "eager torch", "torch.compile", "ONNX Runtime"
-CLASSES = tuple(f"class_{number}" for number in range(101))
-
-
-def write_checkpoint(name: str, host: Host, out: Path) -> None:
-    """The model as our folders, with a made-up tokenizer, so that the real command can export it."""
-    if name == "bert_vit":
-        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(995))]
-        assets = {"tokenizer.json": bert_tokenizer_json("\n".join(words) + "\n", lower_case=True).encode()}
-        text = {"kind": "bert", "max_length": 50}
-        about = folder.Description(
-            task="food", labels=CLASSES, preprocessing={"image": {}, "text": text}, provenance={"weights": "random"}
-        )
-        folder.save(host, {"out_dim": 101}, about, out, "random", assets)
-        return
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentences = (f"word{number} word{number % 7} and word{number % 13}" for number in range(2000))
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=sentences, model_writer=model, vocab_size=200, minloglevel=2
-    )
-    halves = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    preprocessing = {
-        "image": {"resample": "bicubic", **halves},
-        "text": {"kind": "beit3", "max_length": 64, "pad": False},
-    }
-    about = folder.Description(task="image_text", preprocessing=preprocessing, provenance={"weights": "random"})
-    folder.save(host, {}, about, out, "random", {"beit3.spm": model.getvalue()})
 
 
 def export(checkpoint: Path, model: Path) -> dict[str, Any]:
@@ -94,13 +68,22 @@ def compiled(tower: Tower) -> Tower:
     return Tower(torch.compile(tower.module, dynamic=False), tower.signature)
 
 
+def compiles(tower: Tower, arrays: dict[str, NDArray[Any]]) -> str | None:
+    """Why `torch.compile` fails, or None. The first call is the one that compiles."""
+    try:
+        run(tower, arrays)
+    except (TorchDynamoException, RuntimeError, MemoryError) as error:
+        return str(error).strip().partition("\n")[0] or type(error).__name__
+    return None
+
+
 def measure(name: str, batches: list[int], tokens: int, rounds: int, compiling: bool) -> dict[str, Any]:
     """Export and timings of one model."""
     host = MODELS[name](True)
     parameters = sum(p.numel() for p in host.parameters())
     rows = []
     with tempfile.TemporaryDirectory() as scratch, progress() as display:
-        write_checkpoint(name, host, Path(scratch) / "checkpoint")
+        write_checkpoint(host, Path(scratch) / "checkpoint")
         display.add_task(f"{name}: export", total=None)
         exported = export(Path(scratch) / "checkpoint", Path(scratch) / "models" / "model")
         print(f"{name}: {exported}", file=sys.stderr)
@@ -114,15 +97,22 @@ def measure(name: str, batches: list[int], tokens: int, rounds: int, compiling: 
                     ORT: partial(session.run, arrays),
                     EAGER: partial(run, tower, arrays),
                 }
+                label = f"{name}, {tower_name}, batch {batch}"
+                failure = None if compiling else "not asked for"
                 if compiling:
                     torch.compiler.reset()
-                    calls[COMPILED] = partial(run, compiled(tower), arrays)
-                label = f"{name}, {tower_name}, batch {batch}"
-                seconds = alternate(calls, display.track(range(rounds), description=label))
+                    faster = compiled(tower)
+                    failure = compiles(faster, arrays)
+                    if failure is None:
+                        calls[COMPILED] = partial(run, faster, arrays)
+                turns = rounds if batch < LONG else min(rounds, 3)
+                seconds = alternate(calls, display.track(range(turns), description=label))
                 row = {
                     "model": name,
                     "tower": tower_name,
                     "batch": batch,
+                    "turns": turns,
+                    "no_compile": failure,
                     "ms_per_item": {
                         v: asdict(Spread.of([1000 * s / batch for s in own])) for v, own in seconds.items()
                     },
@@ -144,7 +134,7 @@ def main(
 ) -> None:
     """Export cost and speed of full-size models."""
     about = circumstances("benchmarks.full_size", ("torch", "onnxruntime", "transformers"))
-    sizes = [int(size) for size in batches.split(",")]
+    sizes = [int(size) for size in batches.split(",") if size]
     found = {name: measure(name, sizes, tokens, rounds, compiling) for name in models.split(",")}
     exports = [
         [
@@ -169,12 +159,17 @@ def main(
         for one in found.values()
         for row in one["rows"]
     ]
-    body = [
-        table(["export", "M parameters", "seconds", "bundle, MB", "peak memory, GB", "parity, relative"], exports),
-        table(
-            ["ms an item: model, tower, batch", ORT, EAGER, COMPILED, f"{EAGER} / {ORT}", f"{COMPILED} / {ORT}"], speeds
-        ),
+    body = [table(["export", "M parameters", "seconds", "bundle, MB", "peak memory, GB", "parity, relative"], exports)]
+    if speeds:
+        columns = [ORT, EAGER, COMPILED, f"{EAGER} / {ORT}", f"{COMPILED} / {ORT}"]
+        body.append(table(["ms an item: model, tower, batch", *columns], speeds))
+    failures = [
+        f"{row['model']}, {row['tower']}, batch {row['batch']}: no {COMPILED}: {row['no_compile']}"
+        for one in found.values()
+        for row in one["rows"]
+        if row["no_compile"]
     ]
+    body += ["\n".join(f"- {failure}" for failure in failures)] if failures else []
     publish("Full-size models, random weights", about, body, {"models": found}, out)
 
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -37,24 +37,33 @@ class ServerFailed(Exception):
     """The server ended, was not ready in time, or holds what it must not."""
 
 
+@dataclass(frozen=True)
+class Running:
+    """A server that is ready, and the seconds until it was."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    seconds: float
+
+
 @contextmanager
-def server(models: Path) -> Iterator[tuple[int, float]]:
-    """The process id of a server on a free port, ready, and the seconds until it was. It is stopped at the end."""
-    command = [sys.executable, "-m", "wander", "serve", str(models), "--port", "0"]
+def server(models: Path, *options: str) -> Iterator[Running]:
+    """`wander serve` on a free port, with `options` behind it. It is stopped at the end."""
+    command = [sys.executable, "-m", "wander", "serve", str(models), "--port", "0", *options]
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "stderr"
         with log.open("wb") as stderr:
             started = time.perf_counter()
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
         try:
-            while not ready(text(log)):
+            while (port := ready(text(log))) is None:
                 if process.poll() is not None:
                     *_, last = text(log).splitlines() or [f"exit code {process.returncode}"]
                     raise ServerFailed(f"the server ended: {last}")
                 if time.perf_counter() > started + LIMIT_S:
                     raise ServerFailed(f"the server was not ready within {LIMIT_S:.0f} s")
                 time.sleep(POLL_S)
-            yield process.pid, time.perf_counter() - started
+            yield Running(process, port, time.perf_counter() - started)
         finally:
             process.terminate()
             process.wait()
@@ -64,17 +73,18 @@ def text(log: Path) -> str:
     return log.read_text(encoding="utf-8", errors="replace")
 
 
-def ready(said: str) -> bool:
-    """Whether the server, whose stderr this is, says where it listens and answers 200 there."""
+def ready(said: str) -> int | None:
+    """The port on which the server, whose stderr this is, says that it listens, once it answers 200 there."""
     address = LISTENING.search(said)
     if address is None:
-        return False
-    connection = http.client.HTTPConnection("127.0.0.1", int(address[1]), timeout=5)
+        return None
+    port = int(address[1])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
+        return port if connection.getresponse().status == 200 else None
     except OSError:
-        return False
+        return None
     finally:
         connection.close()
 
@@ -88,10 +98,10 @@ def mapped(pid: int, library: str) -> list[str]:
 
 def start(models: Path) -> float:
     """Seconds until one new server is ready. Raises ServerFailed if it is not, or has torch in it."""
-    with server(models) as (pid, taken):
-        if found := mapped(pid, FORBIDDEN):
+    with server(models) as running:
+        if found := mapped(running.process.pid, FORBIDDEN):
             raise ServerFailed(f"the server has torch in it: {', '.join(found)}")
-    return taken
+    return running.seconds
 
 
 def main(

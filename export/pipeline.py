@@ -8,12 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 
 from export import parity, samples, triton
 from export.fold import fold
 from export.trace import OPSET, trace
 from wander import __version__
+from wander.backbones import Host
 from wander.backbones.base import run
 from wander.bundle import EXAMPLE, PARITY, Bundle, Draft, Samples, drafting, write_samples
 from wander.checkpoints.folder import Loaded, write_json
@@ -63,7 +65,8 @@ class Tower:
 
 
 def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], None] = lambda _: None) -> Bundle:
-    """Writes the next version of the bundle in folder `model`. The host is used up: its folds are applied in place.
+    """Writes the next version of the bundle in folder `model`. The host is used up: its folds are applied in place, and
+    its weights are let go before an engine loads the graphs.
 
     Args:
         step: is told what is being done, for a progress display.
@@ -91,6 +94,7 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
         for name, graph in graphs.items():
             step(f"trace {name}")
             trace(host, name, task.output, draft.path / graph.file)
+        _let_go(host)
         try:
             for name, tower in known.items():
                 step(f"parity {name}")
@@ -107,6 +111,15 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
         published = draft.publish(manifest)
     triton.configure(model)
     return published
+
+
+def _let_go(host: Host) -> None:
+    """Frees the weights, for the engine has a copy of its own.
+
+    The parameters themselves stay, empty: the exporter's rewrite rules refer for good to the graph that they saw last.
+    """
+    for parameter in host.parameters():
+        parameter.data = torch.empty(0)
 
 
 def _manifest(loaded: Loaded, graphs: dict[str, Graph]) -> Manifest:

@@ -19,8 +19,9 @@ from wander.bundle import DATA_SUFFIX
 from wander.errors import ConfigError
 
 OPSET = 20
-INLINE_BYTES = 1 << 30
-"""Weights beyond this go to a file of their own beside the graph; protobuf ends at 2 GiB."""
+INLINE_BYTES = 64 << 20
+"""Weights beyond this go to a file of their own beside the graph, which is written without a copy of them. In the graph
+they would pass through protobuf, where they are in memory several times over, and which ends at 2 GiB."""
 
 
 def trace(host: Host, name: str, output: str, path: Path) -> None:
@@ -53,6 +54,8 @@ def trace(host: Host, name: str, output: str, path: Path) -> None:
     model = clean(program.model)
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     onnx_ir.save(model, path, external_data=path.name + DATA_SUFFIX if weights > INLINE_BYTES else None)
+    for value in model.graph.initializers.values():
+        value.const_value = None  # the exporter's rewrite rules refer for good to the graph that they saw last
     onnx.checker.check_model(path)
 
 

@@ -27,9 +27,9 @@ def circumstances(module: str, packages: Sequence[str]) -> dict[str, str]:
     }
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A markdown table; the first column is text, the others are numbers to the right."""
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], texts: int = 1) -> str:
+    """A markdown table; the first `texts` columns are text, the others are numbers to the right."""
+    lines = [columns, [*["---"] * texts, *["---:"] * (len(columns) - texts)], *rows]
     return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
 
 

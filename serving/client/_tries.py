@@ -114,7 +114,7 @@ class Tries(Generic[T]):
             if outcome.is_success or outcome.status_code in self.call.accepts:
                 return self.call.decode(outcome)
             raise refusal(outcome)
-        if isinstance(outcome, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol):
+        if isinstance(outcome, httpx.ConnectError | httpx.UnsupportedProtocol):
             raise Unreachable(f"no server answers at {url} ({outcome})") from outcome
         if isinstance(outcome, httpx.TimeoutException):
             raise DeadlineExceeded(f"{url} did not answer within {self.timeout_ms:.0f} ms") from outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -12,9 +13,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from export.compose import compose
-from export.parity import verify
+from export.parity import answers, verify
 from export.pipeline import Options, export
 from tests.export.conftest import write_checkpoint
 from wander.backbones.base import run
@@ -172,3 +174,43 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         compose(tmp_path / "nothing")
     with pytest.raises(UsageError, match="holds no adapter"):
         compose(tmp_path)
+
+
+def test_weights_of_a_large_model_lie_beside_its_graph(
+    checkpoint: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.trace.INLINE_BYTES", 0)
+    first, second = (export(compose(checkpoint), tmp_path / name, Options(max_batch_size=2)) for name in "ab")
+    assert "model.onnx.data" in first.manifest.files
+    assert first.manifest.files == second.manifest.files
+    assert (first.path / "model.onnx").stat().st_size < bundle.graph_path("model").stat().st_size
+    assert all(check.passed for check in verify(first, "ort"))
+    for name, value in parity_answers(first).items():
+        np.testing.assert_array_equal(value, parity_answers(bundle)[name])
+    data = first.path / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(BundleError, match=r"model\.onnx\.data"):
+        verify(first, "ort")
+
+
+def parity_answers(bundle: Bundle) -> dict[str, np.ndarray]:
+    graph = bundle.manifest.graphs["model"]
+    return answers(graph, bundle.graph_path("model"), bundle.samples("model").inputs, "ort")
+
+
+def test_no_weights_are_left_in_torch_when_the_engine_loads_its_own(checkpoint: Path, tmp_path: Path) -> None:
+    loaded = compose(checkpoint)
+    traced: list[StorageWeakRef] = []
+    freed: list[bool] = []
+
+    def look(what: str) -> None:
+        if what.startswith("trace"):
+            traced.extend(StorageWeakRef(parameter.untyped_storage()) for parameter in loaded.host.parameters())
+            assert not any(storage.expired() for storage in traced)
+        if what.startswith("parity"):
+            gc.collect()
+            freed.extend(storage.expired() for storage in traced)
+
+    export(loaded, tmp_path / "model", Options(max_batch_size=2), look)
+    assert freed == [True] * len(traced)
+    assert freed

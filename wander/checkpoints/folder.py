@@ -10,14 +10,15 @@ adapter was trained on, by the sha256 of its weights.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import safetensors
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from wander.adapters import AdapterConfig, adapters
@@ -151,22 +152,27 @@ def adapter_config(sizes: Mapping[str, Any] | None) -> AdapterConfig | None:
     return None if sizes is None else adapters.get(str(sizes.get("kind"))).Config.model_validate(sizes)
 
 
+@torch.no_grad()
 def load_strictly(host: Host, adapted: Mapping[str, Tensor], frozen: Mapping[str, Tensor]) -> None:
-    """Fills the host. Raises CheckpointError that names all tensors that do not fit."""
+    """Fills the host, a tensor after another, so that a large model need not be there twice.
+
+    Raises CheckpointError that names all tensors that do not fit; the host is then half filled.
+    """
     wanted = host.state_dict()
+    given = {**dict.fromkeys(frozen, frozen), **dict.fromkeys(adapted, adapted)}
     misplaced = [n for n in adapted if not host.is_adapted(n)] + [n for n in frozen if host.is_adapted(n)]
-    given = {**frozen, **adapted}
     problems = [f"{name} is missing" for name in wanted if name not in given]
     problems += [f"{name} is not expected" for name in given if name not in wanted]
     problems += [f"{name} is in the wrong file" for name in misplaced if name in wanted]
-    problems += [
-        f"{name} has shape {list(given[name].shape)}, not {list(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in given and given[name].shape != tensor.shape
-    ]
+    for name, tensor in wanted.items():
+        if name not in given:
+            continue
+        if (value := given[name][name]).shape == tensor.shape:
+            tensor.copy_(value)
+        else:
+            problems.append(f"{name} has shape {list(value.shape)}, not {list(tensor.shape)}")
     if problems:
         raise CheckpointError(f"{len(problems)} tensors do not fit: {'; '.join(problems)}")
-    host.load_state_dict(given)
 
 
 def locate(source: Path) -> tuple[Path, Path | None]:
@@ -205,14 +211,35 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Raises CheckpointError for a file that is absent or damaged."""
+def read_tensors(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a file, each read when it is asked for and kept by nobody but who asked.
+
+    Raises CheckpointError for a file that is absent or damaged.
+    """
     try:
-        return load_file(path)
+        return _Tensors(safetensors.safe_open(path, framework="pt", backend="pread"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist") from error
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+class _Tensors(Mapping[str, Tensor]):
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._names = dict.fromkeys(file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
