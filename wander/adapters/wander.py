@@ -25,6 +25,8 @@ from wander.adapters._fusion import (
 )
 from wander.adapters.base import AdapterConfig
 
+Readout = Literal["experts", "shared", "first_token"]
+
 
 class WanderConfig(FusionConfig):
     """Attributes beside those of every fusion form:
@@ -34,6 +36,8 @@ class WanderConfig(FusionConfig):
     form: `product_of_sums` is the released code; `sum_of_products` the CP form of the paper. Equal at ranks 1 only.
     first_token_only: the paper's "vector fusion" (Table 7): only token 0 of every modality is fused, into one token,
         and there are no token factors.
+    readout: how the fused tokens enter a host that reads several vectors (MMT), for which no code was released; the
+        host says what each value does. None for the hosts that read one token, as released.
     """
 
     kind: Literal["wander"] = "wander"
@@ -41,6 +45,7 @@ class WanderConfig(FusionConfig):
     rank_t: int = Field(default=12, ge=1)
     form: Literal["product_of_sums", "sum_of_products"] = "product_of_sums"
     first_token_only: bool = False
+    readout: Readout | None = None
 
     @model_validator(mode="after")
     def _one_token(self) -> Self:

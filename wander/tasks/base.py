@@ -72,6 +72,10 @@ class Task(ABC):
         them.
         """
 
+    def not_indexable(self) -> str | None:
+        """Why what `embed` gives cannot be compared by the product of two vectors alone; None if it can."""
+        return None
+
     @classmethod
     def decisions(cls, outputs: Arrays) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """What is decided from a batch of outputs, and how clearly.
