@@ -59,7 +59,7 @@ def stages(host: MMT, oracle: Oracle, dtype: torch.dtype) -> dict[str, Any]:
     captions, experts = oracle.sizes["captions_per_video"], len(host.config.experts)
     with torch.inference_mode():
         state = host.text_state(*texts(oracle))
-        vectors, weights = host.text_vectors(state)
+        vectors, weights = host.text_vectors(state), host.text_weights(state)
         query, same_weights = host.text(*texts(oracle))
         video, there = host.video(*videos(oracle, dtype))
     assert torch.equal(weights, same_weights)

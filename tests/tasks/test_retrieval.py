@@ -88,8 +88,9 @@ def test_image_text_measures_dot_products() -> None:
     outputs = {"image": {"image_embedding": image}, "text": {"text_embedding": text}}
     own = labels["text"][:, None] == labels["image"]
     plain = [plain_rank(row, mask) for row, mask in zip((text @ image.T).tolist(), own.tolist(), strict=True)]
-    assert tasks.get("image_text").joint_metrics(outputs, labels)["text_to_image.mnr"] == np.mean(plain)
+    task = object.__new__(tasks.get("image_text"))  # what it measures is the same for every bundle
+    assert task.joint_metrics(outputs, labels)["text_to_image.mnr"] == np.mean(plain)
 
 
 def test_several_graphs_of_a_task_without_such_measures_have_none() -> None:
-    assert tasks.get("sentiment").joint_metrics({"a": {}, "b": {}}, {}) == {}
+    assert object.__new__(tasks.get("sentiment")).joint_metrics({"a": {}, "b": {}}, {}) == {}

@@ -73,8 +73,8 @@ class MMT(Host):
         self.adapter: nn.Module | None = adapter
         self.last_text_layer: Any = None
         self.stacked: StackedUnits | None = None
-        types = [0, *(row for row in config.token_types for _ in range(config.tokens + 1))]
-        self.register_buffer("types", torch.tensor(types), persistent=False)
+        self.types: Tensor
+        self.register_buffer("types", torch.tensor(config.token_types), persistent=False)
 
     @classmethod
     def build(cls, config: BackboneConfig, adapter: AdapterConfig | None, head: HeadConfig) -> Self:
@@ -137,11 +137,12 @@ class MMT(Host):
         places = F.pad(positions.clamp(0, self.config.positions - 1), (1, 0))  # AGG has position 0, "none"
         present = (mask != 0).to(mask.dtype)
         there = torch.cat([present.amax(2, keepdim=True), present], 2)
-        # In front of all, the CLS token: a feature of zeros, position 0, always there.
+        types = self.types[:, None].expand(-1, tokens.shape[2]).flatten()
+        # In front of all, the CLS token: a feature of zeros, type and position 0, always there.
         sequence = F.pad(tokens.flatten(1, 2), (0, 0, 1, 0))
-        x = self.vid_bert(
-            sequence, F.pad(places.flatten(1), (1, 0)), self.types, F.pad(there.flatten(1), (1, 0), value=1)
-        )
+        places, types = F.pad(places.flatten(1), (1, 0)), F.pad(types, (1, 0))
+        there = F.pad(there.flatten(1), (1, 0), value=1)
+        x = self.vid_bert(sequence, places, types, there)
         whole = x.shape[1] == sequence.shape[1]
         return (x[:, 1:] if whole else x).unflatten(1, (len(self.config.experts), -1))
 
@@ -177,20 +178,21 @@ class MMT(Host):
         states = self.txt_bert(input_ids, attention_mask=padding, token_type_ids=types).last_hidden_state
         return states[:, 0] if self.last_text_layer is None else token_zero(self.last_text_layer, states, padding)
 
-    def text_vectors(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """BERT's token 0 to the text's vectors t_m (B, M, E), of length 1, and their weights (B, M)."""
-        names = self.config.experts
-        if self.stacked is None:
-            vectors = torch.stack([self.text_GU[name](state) for name in names], 1)
-        else:
-            vectors = self.stacked(state)
-        weights = torch.softmax(torch.cat([self.moe_fc_txt[name](state) for name in names], 1), 1)
-        return vectors, weights
+    def text_vectors(self, state: Tensor) -> Tensor:
+        """BERT's token 0 to the text's vectors t_m (B, M, E), of length 1."""
+        if self.stacked is not None:
+            return self.stacked(state)
+        return torch.stack([self.text_GU[name](state) for name in self.config.experts], 1)
+
+    def text_weights(self, state: Tensor) -> Tensor:
+        """BERT's token 0 to the weights of the experts (B, M), which sum to 1."""
+        return torch.softmax(torch.cat([self.moe_fc_txt[name](state) for name in self.config.experts], 1), 1)
 
     def text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Arguments as `text_state`. Returns concat(w_m t_m) (B, M·E) and w (B, M)."""
-        vectors, weights = self.text_vectors(self.text_state(input_ids, attention_mask))
-        return (vectors * weights[:, :, None]).flatten(1), weights
+        state = self.text_state(input_ids, attention_mask)
+        weights = self.text_weights(state)
+        return (self.text_vectors(state) * weights[:, :, None]).flatten(1), weights
 
     def towers(self, output: str) -> Mapping[str, Tower]:
         """`text` and `video`; they name their results themselves."""

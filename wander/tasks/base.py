@@ -93,8 +93,7 @@ class Task(ABC):
         """The papers' metrics of a batch of outputs against labels (B); empty for a task that has none."""
         return {}
 
-    @classmethod
-    def joint_metrics(cls, outputs: Mapping[str, Arrays], labels: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    def joint_metrics(self, outputs: Mapping[str, Arrays], labels: Mapping[str, NDArray[Any]]) -> dict[str, float]:
         """The papers' metrics of all graphs together, each with its own rows (N_g, ..) and their labels (N_g).
 
         For a single graph these are its `metrics`. A name with a dot is `<which>.<measure>`.
@@ -102,7 +101,7 @@ class Task(ABC):
         if len(outputs) > 1:
             return {}
         (graph,) = outputs
-        return cls.metrics(outputs[graph], labels[graph])
+        return self.metrics(outputs[graph], labels[graph])
 
 
 def array_schema(spec: TensorSpec) -> dict[str, Any]:

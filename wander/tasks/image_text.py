@@ -72,8 +72,7 @@ class ImageText(Task):
         text = self._tokenizer.decode(calls["text"]["text_ids"].tolist())
         return {"image": small_png(calls["image"]["image"], self._image), "text": text or "a picture"}
 
-    @classmethod
-    def joint_metrics(cls, outputs: Mapping[str, Arrays], labels: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    def joint_metrics(self, outputs: Mapping[str, Arrays], labels: Mapping[str, NDArray[Any]]) -> dict[str, float]:
         """Retrieval in both directions; an image and a text with the same label belong together."""
         text, image = (outputs[side][f"{side}_embedding"].astype(np.float64) for side in ("text", "image"))
         return both_ways(("text", "image"), text @ image.T, (labels["text"], labels["image"]))

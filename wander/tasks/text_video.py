@@ -17,6 +17,7 @@ from wander.errors import BundleError, InputError
 from wander.manifest import Manifest, first_problem
 from wander.signature import Arrays
 from wander.tasks._experts import Experts
+from wander.tasks._retrieval import both_ways
 from wander.tasks._texts import BertText
 from wander.tasks.base import Calls, Item, Operation, Task
 
@@ -57,6 +58,7 @@ class TextVideo(Task):
 
     summary: ClassVar[str] = "How well a text and a video fit, by its experts"
     operations: ClassVar[Mapping[str, str]] = {"score": summary, "embed": "The vector of a text or of a video"}
+    measured: ClassVar[str | None] = "embed"
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
         super().__init__(manifest, folder)
@@ -116,6 +118,16 @@ class TextVideo(Task):
         words = self._tokenizer.decode(ids) if self._tokenizer is not None else ""
         text: dict[str, Any] = {"text": words or "a video"} if self._tokenizer is not None else {"token_ids": ids}
         return {**text, "video": self.experts.item(calls["video"], EXAMPLE_ROWS)}
+
+    def joint_metrics(self, outputs: Mapping[str, Arrays], labels: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """Retrieval in both directions; a text and a video with the same label belong together."""
+        text, video = outputs["text"], outputs["video"]
+        scores = similarities(
+            *(text[name] for name in ("text_embedding", "text_weights")),
+            *(video[name] for name in ("video_embedding", "availability")),
+            keep_missing=self.declared.keep_missing_modalities,
+        )
+        return both_ways(("text", "video"), scores, (labels["text"], labels["video"]))
 
     def schemas(self) -> dict[str, Any]:
         """JSON schemas of the fields of an item."""

@@ -29,7 +29,7 @@ NAMES = {
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="The recipe, by the name of its task: sentiment.")],
+    task: Annotated[str, typer.Argument(help="The recipe, by the name of its task: sentiment, text-video.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="New folder for adapter/ and backbone/.")],
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal weights.")] = 0,
@@ -73,7 +73,7 @@ def train(
         + [part for option in options or [] for part in ("--set", option)]
     )
     about = trained.about.model_copy(update={"provenance": {**trained.about.provenance, "command": command}})
-    save(trained.host, trained.head, about, out, trained.backbone_id)
+    save(trained.host, trained.head, about, out, trained.backbone_id, trained.assets)
     write_json(out / "example.json", trained.example)
     report = {"out": str(out), "task": task, "seed": seed, "valid": about.provenance["valid"]}
     if json:

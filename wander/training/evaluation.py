@@ -21,7 +21,7 @@ from wander.engines import DEFAULT_ENGINE, EngineOptions, engines
 from wander.errors import UsageError
 from wander.manifest import BackboneRef, Graph, Manifest
 from wander.signature import Arrays
-from wander.tasks import tasks
+from wander.tasks import Task, tasks
 from wander.training.datasets import Rows, load_rows
 
 BATCH = 32
@@ -73,17 +73,18 @@ def _checkpoint(path: Path, data: Path, split: str) -> Evaluation:
 
 def evaluate_host(host: Host, about: folder.Description, assets: Path, data: Path, split: str) -> Evaluation:
     """Metrics of a host in memory, in eager torch. `assets` is where the files are that its preprocessing names."""
-    kind = tasks.get(about.task)
-    found = load_rows(data, split, kind(draft_manifest(about, host), assets))
-    towers = host.towers(kind.output)
+    task = tasks.get(about.task)(draft_manifest(about, host), assets)
+    found = load_rows(data, split, task)
+    towers = host.towers(task.output)
     outputs = {name: answered(rows, partial(run, towers[name]), BATCH) for name, rows in found.items()}
-    return measured(about.task, "torch", outputs, {name: rows.labels for name, rows in found.items()})
+    return measured(task, "torch", outputs, {name: rows.labels for name, rows in found.items()})
 
 
 def _bundle(bundle: Bundle, data: Path, split: str, engine: str) -> Evaluation:
     bundle.verify()
     manifest = bundle.manifest
-    found = load_rows(data, split, tasks.get(manifest.task)(manifest, bundle.path))
+    task = tasks.get(manifest.task)(manifest, bundle.path)
+    found = load_rows(data, split, task)
     outputs = {}
     for name, rows in found.items():
         graph = manifest.graphs[name]
@@ -91,17 +92,18 @@ def _bundle(bundle: Bundle, data: Path, split: str, engine: str) -> Evaluation:
             if not session.computes:
                 raise UsageError(f"the engine {engine} runs no graph; there is nothing to measure")
             outputs[name] = answered(rows, session.run, graph.max_batch_size)
-    return measured(manifest.task, engine, outputs, {name: rows.labels for name, rows in found.items()})
+    return measured(task, engine, outputs, {name: rows.labels for name, rows in found.items()})
 
 
-def measured(task: str, engine: str, outputs: Mapping[str, Arrays], labels: Mapping[str, NDArray[Any]]) -> Evaluation:
+def measured(task: Task, engine: str, outputs: Mapping[str, Arrays], labels: Mapping[str, NDArray[Any]]) -> Evaluation:
     """Outputs (N_g, ..) and labels (N_g) of every graph to their metrics. Raises UsageError for a task without any."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        metrics = tasks.get(task).joint_metrics(outputs, labels)
+        metrics = task.joint_metrics(outputs, labels)
+    name = task.manifest.task
     if not metrics:
-        raise UsageError(f"the task {task} has no metrics")
+        raise UsageError(f"the task {name} has no metrics")
     rows = {name: len(values) for name, values in labels.items()}
-    return Evaluation(task, engine, rows, {k: v if isfinite(v) else None for k, v in metrics.items()})
+    return Evaluation(name, engine, rows, {k: v if isfinite(v) else None for k, v in metrics.items()})
 
 
 def answered(rows: Rows, run: Callable[[Arrays], Arrays], size: int) -> dict[str, NDArray[Any]]:

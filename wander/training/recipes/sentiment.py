@@ -7,26 +7,23 @@ and by the same schedule.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch.nn import functional as F
 
 from wander import __version__
 from wander.adapters.wander import Wander, WanderConfig
 from wander.backbones.late_fusion import LateFusion, LateFusionConfig, LateFusionHead
 from wander.checkpoints.folder import Description
-from wander.errors import ConfigError
-from wander.manifest import first_problem
 from wander.tasks import tasks
 from wander.tasks.base import Item
 from wander.training.loop import Examples, Schedule, fit, predict, reproducible
 from wander.training.recipes._corpus import Corpus
-from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained
+from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained, checked, told
 
 TASK = "sentiment"
 LABELS = ("negative", "positive")
@@ -35,7 +32,6 @@ MAY_BE_MISSING = ("audio", "vision")
 """They become sequences of training means. Without text this model knows next to nothing."""
 
 EXAMPLE_ROWS = 3
-C = TypeVar("C", bound=BaseModel)
 
 
 class Dropout(BaseModel):
@@ -201,14 +197,6 @@ def adapter_config(settings: SentimentSettings, host: LateFusionConfig) -> Wande
     )
 
 
-def checked(kind: type[C], **sizes: object) -> C:
-    """Sizes that came from settings. Raises ConfigError that names the one that cannot be."""
-    try:
-        return kind.model_validate(sizes)
-    except ValidationError as error:
-        raise ConfigError(f"these settings do not fit together: {first_problem(error)}") from error
-
-
 def metrics(host: LateFusion, examples: Examples) -> dict[str, float]:
     """The task's metrics, to four decimals."""
     outputs = {tasks.get(TASK).output: predict(host, examples).numpy()}
@@ -220,10 +208,6 @@ def example(host: LateFusion, seed: int) -> Item:
     """An item of random utterances with the mean and deviation of the training features; none of the data set."""
     drawn = host.random_inputs("model", 1, np.random.default_rng(seed))
     return {name: np.round(value[0, :EXAMPLE_ROWS].astype(np.float64), 3).tolist() for name, value in drawn.items()}
-
-
-def told(notify: Notify, stage: str, schedule: Schedule) -> Callable[[int, float], None]:
-    return lambda epoch, loss: notify(stage, epoch, schedule.epochs, loss)
 
 
 plugin = Sentiment
