@@ -84,10 +84,10 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
             (draft.path / name).write_bytes(content)
         manifest = _manifest(loaded, graphs)
         bound = task(manifest, draft.path)  # what the server will need of the manifest must be there now
-        known = {}
+        inputs, known = _inputs(loaded, bound, options), {}
         for name, graph in graphs.items():
             step(f"reference {name}")
-            cases = samples.lengths(_inputs(loaded, name, bound, options), graph.signature)
+            cases = samples.lengths(inputs[name], graph.signature)
             known[name] = Tower(graph, [(case, run(towers[name], case.arrays)) for case in cases])
         step("fold")
         manifest = manifest.model_copy(update={"folds": tuple(fold(host)) if options.fold else ()})
@@ -141,12 +141,13 @@ def _manifest(loaded: Loaded, graphs: dict[str, Graph]) -> Manifest:
     )
 
 
-def _inputs(loaded: Loaded, tower: str, task: Task, options: Options) -> samples.Inputs:
+def _inputs(loaded: Loaded, task: Task, options: Options) -> dict[str, samples.Inputs]:
+    graphs = task.manifest.graphs
     if options.samples is not None:
-        return samples.from_file(options.samples, task.manifest.graphs[tower].signature)
+        return {name: samples.from_file(options.samples, graph.signature) for name, graph in graphs.items()}
     if options.data is not None:
-        return samples.from_data(options.data, options.split, tower, task)
-    return samples.random_inputs(loaded.host, tower, options.seed)
+        return samples.from_data(options.data, options.split, task)
+    return {name: samples.random_inputs(loaded.host, name, options.seed) for name in graphs}
 
 
 def _check(draft: Draft, name: str, tower: Tower, task: type[Task], options: Options) -> None:

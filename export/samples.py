@@ -72,10 +72,19 @@ def from_file(path: Path, signature: Signature) -> Inputs:
     return Inputs(arrays, path.name)
 
 
-def from_data(folder: Path, split: str, tower: str, task: Task) -> Inputs:
-    """The first rows of one split of a data set, preprocessed as the task does it for its first operation."""
-    from wander.training.datasets import load_arrays
+def from_data(folder: Path, split: str, task: Task) -> dict[str, Inputs]:
+    """The first rows of one split of a data set for every graph, preprocessed as the task does it.
 
-    arrays, labels = load_arrays(folder, split, task, tower)
-    arrays = {name: value[:DATA_ROWS] for name, value in arrays.items()}
-    return Inputs(arrays, f"{folder.name}, split {split}", labels[:DATA_ROWS])
+    Where items differ in size (texts), those of the commonest size. Labels are given for a single graph only: what they
+    say of several is said by all together, not by one (see `wander evaluate`).
+    """
+    from wander.training.datasets import load_rows
+
+    found = load_rows(folder, split, task)
+    inputs = {}
+    for name, rows in found.items():
+        shapes = list(rows.shapes().values())
+        numbers = max(shapes, key=len)[:DATA_ROWS]
+        source = f"{folder.name}, split {split}" + (", items of the commonest size" if len(shapes) > 1 else "")
+        inputs[name] = Inputs(rows.stacked(numbers), source, rows.labels[numbers] if len(found) == 1 else None)
+    return inputs

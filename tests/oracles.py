@@ -18,6 +18,7 @@ needs_mosi = pytest.mark.skipif(
 )
 LATE_FUSION = ("e15_out4", "e30_out1")
 ADAPTER_ONLY = ("m2", "m3", "m3_factor_t_all_zero", "m7")
+MMT = ("seven_experts", "seven_experts_3_captions", "two_experts")
 FORMS = ("fusion_forms_m2", "fusion_forms_m3", "fusion_forms_m4")
 
 

@@ -159,6 +159,7 @@ def origin_of(model: Model) -> Origin:
 _ITEM = {
     "image": {"type": "string", "description": "an image file in base64"},
     "text": {"type": "string"},
+    "video": {"type": "object", "description": "features of its experts, for a model of text and video"},
     "model": {"type": "string"},
 }
 _METADATA = {"metadata": {"type": "object"}}
@@ -183,5 +184,5 @@ def one_body(search: bool) -> dict[str, Any]:
 
 def lines_body() -> dict[str, Any]:
     """The request body of items that are put together."""
-    text = {"type": "string", "description": "a JSON object on each line: id, image or text, metadata"}
+    text = {"type": "string", "description": "a JSON object on each line: id, image, text or video, metadata"}
     return {"requestBody": {"required": True, "content": {NDJSON[0]: {"schema": text}}}}

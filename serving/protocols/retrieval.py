@@ -210,6 +210,8 @@ class Retrieval(Protocol):
         task = self.service.repository.get(name).task
         if EMBED not in task.operations:
             raise NotFound(f"model {name!r} does the task {task.manifest.task!r}, which makes no vectors")
+        if reason := task.not_indexable():
+            raise InputError(f"model {name!r} can neither fill nor search an index: {reason}", "model")
         target = Target(task.manifest.task, EMBED, **{**address, "model": name})
         model = self.service.resolve(target)
         if index is not None:
@@ -220,9 +222,10 @@ class Retrieval(Protocol):
         """Name of the only model that makes vectors."""
         if not self.service.repository.ready:
             raise NotReady("the models are being loaded")
-        found = [model.name for model in self.service.repository.defaults if EMBED in model.task.operations]
+        models = self.service.repository.defaults
+        found = [m.name for m in models if EMBED in m.task.operations and m.task.not_indexable() is None]
         if not found:
-            raise NotFound("there is no model here that makes vectors")
+            raise NotFound("there is no model here that makes vectors for an index")
         if len(found) > 1:
             raise NotFound(f"several models make vectors; name one of them as model: {', '.join(found)}")
         return found[0]

@@ -182,3 +182,23 @@ def test_example_of_the_paper_has_its_flops() -> None:
         == 768**4
         == pytest.approx(347.9e9, rel=1e-3)
     )
+
+
+def test_an_even_start_of_many_modalities_can_learn() -> None:
+    """A product of seven small factors has no gradient to speak of; one of seven near 1 has."""
+    torch.manual_seed(0)
+    config = WanderConfig(embed_dim=12, lengths=(4,) * 7, down_dim=8, tokens=8, rank_h=4, rank_t=4, residual=False)
+    hidden = [torch.randn(3, 4, 12) for _ in config.lengths]
+    sizes = {}
+    for start in ("start_training_", "start_even_"):
+        adapter = Wander(config)
+        getattr(adapter, start)()
+        tokens = adapter(hidden)
+        assert not tokens.any()
+        tokens.sum().backward()
+        sizes[start] = float(adapter.factor_t_list[-1].grad.norm())
+        adapter.zero_grad()
+        adapter.factor_t_list[-1].data.normal_()
+        adapter(hidden).sum().backward()
+        assert all(bool(p.grad.any()) for p in adapter.parameters())
+    assert sizes["start_even_"] > 1e3 * sizes["start_training_"]

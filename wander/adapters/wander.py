@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from operator import mul
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -25,6 +25,8 @@ from wander.adapters._fusion import (
 )
 from wander.adapters.base import AdapterConfig
 
+Readout = Literal["experts", "shared", "first_token"]
+
 
 class WanderConfig(FusionConfig):
     """Attributes beside those of every fusion form:
@@ -34,6 +36,8 @@ class WanderConfig(FusionConfig):
     form: `product_of_sums` is the released code; `sum_of_products` the CP form of the paper. Equal at ranks 1 only.
     first_token_only: the paper's "vector fusion" (Table 7): only token 0 of every modality is fused, into one token,
         and there are no token factors.
+    readout: how the fused tokens enter a host that reads several vectors (MMT), for which no code was released; the
+        host says what each value does. None for the hosts that read one token, as released.
     """
 
     kind: Literal["wander"] = "wander"
@@ -41,6 +45,7 @@ class WanderConfig(FusionConfig):
     rank_t: int = Field(default=12, ge=1)
     form: Literal["product_of_sums", "sum_of_products"] = "product_of_sums"
     first_token_only: bool = False
+    readout: Readout | None = None
 
     @model_validator(mode="after")
     def _one_token(self) -> Self:
@@ -131,6 +136,27 @@ class Wander(FusionAdapter):
         if not self.config.first_token_only:
             for factor in list(self.factor_t_list)[:-1]:
                 factor.normal_(std=scale / self.config.rank_t**0.5, generator=generator)
+            self.factor_t_list[-1].zero_()
+
+    @torch.no_grad()
+    def start_even_(self, scale: float = 0.1, generator: torch.Generator | None = None) -> None:
+        """As `start_training_`, for many modalities, of whose many factors a product of small ones would vanish.
+
+        Every factor T_mᵀ·G_m·V_m but the last starts near 1, with noise of `scale`: all features of a token near
+        GELU(1) by the bias of Down, tokens averaged, features averaged. The last has tokens of weight zero.
+        """
+        config = self.config
+        level = float(activate(config.activation, torch.ones(())))
+        for down, factor in zip(self.down, self.factor_dim_list, strict=True):
+            linear = cast(nn.Linear, down)
+            linear.weight.normal_(std=scale / config.embed_dim**0.5, generator=generator)
+            linear.bias.fill_(1.0)
+            even = 1 / (config.rank_h * config.down_dim * level)
+            factor.normal_(even, std=scale * even * config.down_dim**0.5, generator=generator)
+        if not config.first_token_only:
+            for factor in self.factor_t_list:
+                even = 1 / (config.rank_t * factor.shape[1])
+                factor.normal_(even, std=scale * even, generator=generator)
             self.factor_t_list[-1].zero_()
 
     @torch.no_grad()

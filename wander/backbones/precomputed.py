@@ -16,6 +16,7 @@ from torch import Tensor
 from wander.adapters import Adapter, AdapterConfig, adapters
 from wander.adapters._fusion import FusionAdapter, FusionConfig
 from wander.adapters.wander import FoldedWander, Wander
+from wander.backbones._fitting import refuse_readout
 from wander.backbones.base import BackboneConfig, Fold, HeadConfig, Host, Tower, TowerModule
 from wander.errors import ConfigError
 from wander.signature import BATCH, Signature, TensorSpec
@@ -46,6 +47,7 @@ class Precomputed(Host):
             raise ConfigError("precomputed hidden states need an adapter that fuses sequences")
         if len(adapter.lengths) != len(config.modalities):
             raise ConfigError(f"{len(config.modalities)} modalities do not fit lengths {list(adapter.lengths)}")
+        refuse_readout(adapter)
         built = adapters.get(adapter.kind).build(adapter)
         assert isinstance(built, FusionAdapter)
         return cls(config, built)

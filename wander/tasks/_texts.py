@@ -109,6 +109,15 @@ class BertTokenizer(Tokenizer):
         encoding = self._tokenizer.encode(text)
         return {"input_ids": _int64(encoding.ids), "attention_mask": _int64(encoding.attention_mask)}
 
+    @property
+    def size(self) -> int:
+        """Number of tokens that it knows."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def decode(self, ids: list[int]) -> str:
+        """A text with these ids, without the special ones."""
+        return str(self._tokenizer.decode(ids))
+
     def _read(self, path: Path) -> tokenizers.Tokenizer:
         import tokenizers
 

@@ -45,12 +45,14 @@ class Task(ABC):
         output: name that the single graph of such a bundle gives its result; unused by hosts of several graphs.
         operations: what can be asked, by name, with one line for people each. The empty name is the task itself:
             `POST /v1/<task>`; others are `POST /v1/<task>/<operation>`.
+        measured: the operation that takes the items of data sets, if that is not the first.
         uploads: fields of an item that are files; in JSON they are base64.
     """
 
     summary: ClassVar[str]
     output: ClassVar[str] = ""
     operations: ClassVar[Mapping[str, str]]
+    measured: ClassVar[str | None] = None
     uploads: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
@@ -72,6 +74,10 @@ class Task(ABC):
         them.
         """
 
+    def not_indexable(self) -> str | None:
+        """Why what `embed` gives cannot be compared by the product of two vectors alone; None if it can."""
+        return None
+
     @classmethod
     def decisions(cls, outputs: Arrays) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """What is decided from a batch of outputs, and how clearly.
@@ -86,6 +92,16 @@ class Task(ABC):
     def metrics(cls, outputs: Arrays, labels: NDArray[Any]) -> dict[str, float]:
         """The papers' metrics of a batch of outputs against labels (B); empty for a task that has none."""
         return {}
+
+    def joint_metrics(self, outputs: Mapping[str, Arrays], labels: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """The papers' metrics of all graphs together, each with its own rows (N_g, ..) and their labels (N_g).
+
+        For a single graph these are its `metrics`. A name with a dot is `<which>.<measure>`.
+        """
+        if len(outputs) > 1:
+            return {}
+        (graph,) = outputs
+        return self.metrics(outputs[graph], labels[graph])
 
 
 def array_schema(spec: TensorSpec) -> dict[str, Any]:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wander.errors import BundleError, InputError
 from wander.manifest import Manifest, first_problem
 from wander.signature import Arrays
 from wander.tasks._images import ImagePreprocessing, image_array, small_png
+from wander.tasks._retrieval import both_ways
 from wander.tasks._texts import Beit3Text
 from wander.tasks.base import Calls, Item, Operation, Task
 
@@ -37,6 +39,7 @@ class ImageText(Task):
 
     summary: ClassVar[str] = "How well an image and a text fit"
     operations: ClassVar[Mapping[str, str]] = {"score": summary, "embed": "The vector of an image or of a text"}
+    measured: ClassVar[str | None] = "embed"
     uploads: ClassVar[tuple[str, ...]] = ("image",)
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
@@ -68,6 +71,11 @@ class ImageText(Task):
         """The picture, small, as a PNG file in base64, and the text, as far as the vocabulary tells them."""
         text = self._tokenizer.decode(calls["text"]["text_ids"].tolist())
         return {"image": small_png(calls["image"]["image"], self._image), "text": text or "a picture"}
+
+    def joint_metrics(self, outputs: Mapping[str, Arrays], labels: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """Retrieval in both directions; an image and a text with the same label belong together."""
+        text, image = (outputs[side][f"{side}_embedding"].astype(np.float64) for side in ("text", "image"))
+        return both_ways(("text", "image"), text @ image.T, (labels["text"], labels["image"]))
 
 
 class Score(Operation):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +13,24 @@ from wander.console import print_fields, print_json, print_table, progress, stdo
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Data = Annotated[Path, typer.Option("--data", help="The data set's folder, such as ../shared/data/mosi.")]
 
-NAMES = {"accuracy": "Accuracy", "acc2": "ACC-2", "f1": "F1", "acc7": "ACC-7", "mae": "MAE", "corr": "Corr"}
+NAMES = {
+    "accuracy": "Accuracy",
+    "acc2": "ACC-2",
+    "f1": "F1",
+    "acc7": "ACC-7",
+    "mae": "MAE",
+    "corr": "Corr",
+    "r1": "R@1",
+    "r5": "R@5",
+    "r10": "R@10",
+    "mdr": "MdR",
+    "mnr": "MnR",
+}
 """Metrics as the papers write them."""
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="The recipe, by the name of its task: sentiment, food.")],
+    task: Annotated[str, typer.Argument(help="The recipe, by the name of its task: sentiment, food, text-video.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="New folder for adapter/ and backbone/.")],
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal weights.")] = 0,
@@ -87,16 +99,25 @@ def evaluate(
     found = run(path, data, split, engine)
     about = {"path": str(path), "task": found.task, "engine": found.engine, "data": data.name, "split": split}
     if json:
-        print_json({**about, "n": found.n, "metrics": found.metrics})
+        print_json({**about, "n": found.n, "rows": found.rows, "metrics": found.metrics})
         return
+    if len(found.rows) > 1:
+        about |= {name: f"{rows} items" for name, rows in found.rows.items()}
     print_fields(about)
-    print_table(*metrics_table(split, {**found.metrics, "N": found.n}))
+    metrics = found.metrics if len(found.rows) > 1 else {**found.metrics, "N": found.n}
+    print_table(*metrics_table(split, metrics))
 
 
-def metrics_table(row: str, metrics: dict[str, Any]) -> tuple[Sequence[str], list[list[object]]]:
-    """Columns and the one row of a table of metrics."""
-    cells = ["undefined" if value is None else value for value in metrics.values()]
-    return ["", *(NAMES.get(name, name) for name in metrics)], [[row, *cells]]
+def metrics_table(row: str, metrics: Mapping[str, Any]) -> tuple[Sequence[str], list[list[object]]]:
+    """Columns and rows of a table of metrics: one row, or one each `<which>` where names are `<which>.<measure>`."""
+    table: dict[str, dict[str, object]] = {}
+    for name, value in metrics.items():
+        which, _, measure = name.rpartition(".")
+        title = f"{row}, {which.replace('_', ' ')}" if which else row
+        table.setdefault(title, {})[measure] = "undefined" if value is None else value
+    columns = list(dict.fromkeys(measure for cells in table.values() for measure in cells))
+    lines = [[title, *(cells.get(measure, "") for measure in columns)] for title, cells in table.items()]
+    return ["", *(NAMES.get(name, name) for name in columns)], lines
 
 
 def parsed(options: Sequence[str]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ from wander.engines import DEFAULT_ENGINE, EngineOptions, engines
 from wander.errors import UsageError
 from wander.manifest import BackboneRef, Graph, Manifest
 from wander.signature import Arrays
-from wander.tasks import tasks
-from wander.training.datasets import load_arrays
+from wander.tasks import Task, tasks
+from wander.training.datasets import Rows, load_rows
 
 BATCH = 32
 """Rows that go through torch at once; a bundle's graph takes its own `max_batch_size`."""
@@ -28,12 +30,23 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`engine` is what computed the outputs; a metric that is not defined for these outputs is None."""
+    """What was measured.
+
+    Attributes:
+        engine: what computed the outputs.
+        rows: graph -> number of items that it was given.
+        metrics: one that is not defined for these outputs is None.
+    """
 
     task: str
     engine: str
-    n: int
+    rows: dict[str, int]
     metrics: dict[str, float | None]
+
+    @property
+    def n(self) -> int:
+        """Number of items."""
+        return sum(self.rows.values())
 
 
 def evaluate(path: Path, data: Path, split: str = "test", engine: str | None = None) -> Evaluation:
@@ -60,31 +73,48 @@ def _checkpoint(path: Path, data: Path, split: str) -> Evaluation:
 
 def evaluate_host(host: Host, about: folder.Description, assets: Path, data: Path, split: str) -> Evaluation:
     """Metrics of a host in memory, in eager torch. `assets` is where the files are that its preprocessing names."""
-    kind = tasks.get(about.task)
-    inputs, labels = load_arrays(data, split, kind(draft_manifest(about, host), assets), "model")
-    tower = host.towers(kind.output)["model"]
-    outputs = joined([run(tower, part) for part in batches(inputs, BATCH)])
-    return measured(about.task, "torch", outputs, labels)
+    task = tasks.get(about.task)(draft_manifest(about, host), assets)
+    found = load_rows(data, split, task)
+    towers = host.towers(task.output)
+    outputs = {name: answered(rows, partial(run, towers[name]), BATCH) for name, rows in found.items()}
+    return measured(task, "torch", outputs, {name: rows.labels for name, rows in found.items()})
 
 
 def _bundle(bundle: Bundle, data: Path, split: str, engine: str) -> Evaluation:
     bundle.verify()
-    inputs, labels = load_arrays(data, split, tasks.get(bundle.manifest.task)(bundle.manifest, bundle.path), "model")
-    graph = bundle.manifest.graphs["model"]
-    with engines.get(engine).open(bundle.graph_path("model"), graph.signature, EngineOptions()) as session:
-        if not session.computes:
-            raise UsageError(f"the engine {engine} runs no graph; there is nothing to measure")
-        outputs = joined([session.run(part) for part in batches(inputs, graph.max_batch_size)])
-    return measured(bundle.manifest.task, engine, outputs, labels)
+    manifest = bundle.manifest
+    task = tasks.get(manifest.task)(manifest, bundle.path)
+    found = load_rows(data, split, task)
+    outputs = {}
+    for name, rows in found.items():
+        graph = manifest.graphs[name]
+        with engines.get(engine).open(bundle.graph_path(name), graph.signature, EngineOptions()) as session:
+            if not session.computes:
+                raise UsageError(f"the engine {engine} runs no graph; there is nothing to measure")
+            outputs[name] = answered(rows, session.run, graph.max_batch_size)
+    return measured(task, engine, outputs, {name: rows.labels for name, rows in found.items()})
 
 
-def measured(task: str, engine: str, outputs: Arrays, labels: NDArray[Any]) -> Evaluation:
-    """Raises UsageError for a task without metrics."""
+def measured(task: Task, engine: str, outputs: Mapping[str, Arrays], labels: Mapping[str, NDArray[Any]]) -> Evaluation:
+    """Outputs (N_g, ..) and labels (N_g) of every graph to their metrics. Raises UsageError for a task without any."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        metrics = tasks.get(task).metrics(outputs, labels)
+        metrics = task.joint_metrics(outputs, labels)
+    name = task.manifest.task
     if not metrics:
-        raise UsageError(f"the task {task} has no metrics")
-    return Evaluation(task, engine, len(labels), {k: v if isfinite(v) else None for k, v in metrics.items()})
+        raise UsageError(f"the task {name} has no metrics")
+    rows = {name: len(values) for name, values in labels.items()}
+    return Evaluation(name, engine, rows, {k: v if isfinite(v) else None for k, v in metrics.items()})
+
+
+def answered(rows: Rows, run: Callable[[Arrays], Arrays], size: int) -> dict[str, NDArray[Any]]:
+    """What `run` gives for all rows, in their order; it is given batches of at most `size`, of rows of equal sizes."""
+    order, parts = [], []
+    for numbers in rows.shapes().values():
+        for at in range(0, len(numbers), size):
+            parts.append(run(rows.stacked(numbers[at : at + size])))
+        order += numbers
+    back = np.argsort(order)
+    return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
 
 
 def draft_manifest(about: folder.Description, host: Host) -> Manifest:
@@ -101,13 +131,3 @@ def draft_manifest(about: folder.Description, host: Host) -> Manifest:
         adapter=module.config.model_dump(mode="json") if module is not None else {"kind": "none"},
         backbone=BackboneRef(kind=host.config.kind, id="unsaved", sha256=""),
     )
-
-
-def batches(inputs: Arrays, size: int) -> list[dict[str, NDArray[Any]]]:
-    """Inputs (N, ..) in pieces of at most `size` rows, in order."""
-    rows = len(next(iter(inputs.values())))
-    return [{name: value[at : at + size] for name, value in inputs.items()} for at in range(0, rows, size)]
-
-
-def joined(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -6,13 +6,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wander.backbones import Host
 from wander.checkpoints.folder import Description
+from wander.errors import ConfigError
+from wander.manifest import first_problem
 from wander.tasks.base import Item
+from wander.training.loop import Schedule
+
+C = TypeVar("C", bound=BaseModel)
 
 Notify = Callable[[str, int, int, float], None]
 """Is told the stage, the epoch (from 1), the most epochs there will be, and the validation loss."""
@@ -34,7 +39,7 @@ class Trained:
         about: its provenance holds the metrics on the validation split under `valid`.
         backbone_id: a name for the frozen part.
         example: an item of the task, drawn at random like the training data; no item of the data set.
-        assets: the files that the preprocessing names.
+        assets: files that the preprocessing needs, by name.
     """
 
     host: Host
@@ -76,3 +81,16 @@ class Recipe(ABC):
 
         Raises UsageError if the folder is no data set for this task.
         """
+
+
+def checked(kind: type[C], **sizes: object) -> C:
+    """Sizes that came from settings. Raises ConfigError that names the one that cannot be."""
+    try:
+        return kind.model_validate(sizes)
+    except ValidationError as error:
+        raise ConfigError(f"these settings do not fit together: {first_problem(error)}") from error
+
+
+def told(notify: Notify, stage: str, schedule: Schedule) -> Callable[[int, float], None]:
+    """What `fit` calls after every epoch."""
+    return lambda epoch, loss: notify(stage, epoch, schedule.epochs, loss)

@@ -32,8 +32,7 @@ from wander.training.recipes._food_corpus import END, FoodCorpus, crops, shrunk
 from wander.training.recipes._food_fusion import start_fusion_, start_head_
 from wander.training.recipes._food_image import Dictionary, start_image_
 from wander.training.recipes._food_text import start_text_
-from wander.training.recipes._sizes import checked
-from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained
+from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained, checked
 
 TASK = "food"
 WIDTH, TEXT_WIDTH = 128, 96

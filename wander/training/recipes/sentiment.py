@@ -7,7 +7,6 @@ and by the same schedule.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,8 +23,7 @@ from wander.tasks import tasks
 from wander.tasks.base import Item
 from wander.training.loop import Examples, Schedule, fit, predict, reproducible
 from wander.training.recipes._corpus import Corpus
-from wander.training.recipes._sizes import checked
-from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained
+from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained, checked, told
 
 TASK = "sentiment"
 LABELS = ("negative", "positive")
@@ -210,10 +208,6 @@ def example(host: LateFusion, seed: int) -> Item:
     """An item of random utterances with the mean and deviation of the training features; none of the data set."""
     drawn = host.random_inputs("model", 1, np.random.default_rng(seed))
     return {name: np.round(value[0, :EXAMPLE_ROWS].astype(np.float64), 3).tolist() for name, value in drawn.items()}
-
-
-def told(notify: Notify, stage: str, schedule: Schedule) -> Callable[[int, float], None]:
-    return lambda epoch, loss: notify(stage, epoch, schedule.epochs, loss)
 
 
 plugin = Sentiment

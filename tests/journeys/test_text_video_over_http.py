@@ -1,0 +1,159 @@
+"""MMT's checkpoints the whole way: convert, export, ONNX Runtime, HTTP, index; against the stored similarities."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from export.compose import compose
+from export.pipeline import Options, export
+from tests.journeys.conftest import Start
+from tests.oracles import MMT, Oracle, difference, needs_oracles
+from wander.bundle import MANIFEST
+from wander.tasks.text_video import similarities
+
+pytestmark = needs_oracles
+LIMIT = 1e-5
+SETTINGS = {"keep": "sims_keep_missing_true", "drop": "sims_keep_missing_false"}
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(v, marks=pytest.mark.slow if "captions" in v else ()) for v in MMT]
+)
+def served(
+    request: pytest.FixtureRequest, serve: Start, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Oracle, httpx.Client]:
+    """One checkpoint, served once as its run compared and once without the experts that a video lacks."""
+    oracle, work = Oracle("mmt", request.param), tmp_path_factory.mktemp(request.param)
+    host = compose(oracle.path("trained_model.pth"), None, {"keep_missing_modalities": True})
+    export(host, work / "models" / "keep", Options(max_batch_size=4))
+    # The graphs are the same; how they are compared stands in the manifest alone.
+    shutil.copytree(work / "models" / "keep", work / "models" / "drop")
+    path = work / "models" / "drop" / "1" / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["preprocessing"]["keep_missing_modalities"] = False
+    path.write_text(json.dumps(manifest))
+    return oracle, serve(work / "models", "--indexes", str(work / "indexes"))
+
+
+def captions(oracle: Oracle) -> list[dict[str, Any]]:
+    """As a client with token ids of its own sends them: without padding."""
+    ids, mask = np.moveaxis(oracle.inputs["token_ids"].reshape(-1, 30, 2), -1, 0)
+    return [{"token_ids": row[m > 0].astype(int).tolist()} for row, m in zip(ids, mask, strict=True)]
+
+
+def videos(oracle: Oracle) -> list[dict[str, Any]]:
+    """As a client with features of its own sends them: no padding, no missing experts."""
+    inputs, found = oracle.inputs, []
+    for row in range(oracle.sizes["batch"]):
+        experts = {}
+        for name in oracle.sizes["experts"]:
+            if count := int(inputs[f"features_ind.{name}"][row].sum()):
+                experts[name] = {
+                    "features": inputs[f"features.{name}"][row, :count].tolist(),
+                    "times": inputs[f"features_t.{name}"][row, :count].tolist(),
+                    "maximum": inputs[f"features_maxpool.{name}"][row].tolist(),
+                }
+        found.append({"video": {"experts": experts}})
+    return found
+
+
+def ask(client: httpx.Client, operation: str, model: str, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    reply = client.post(f"/v1/text-video/{operation}", json={"model": model, "items": items}).raise_for_status()
+    results: list[dict[str, Any]] = reply.json()["results"]
+    return results
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_scores_are_the_stored_similarities(served: tuple[Oracle, httpx.Client], setting: str) -> None:
+    oracle, client = served
+    texts, clips = captions(oracle), videos(oracle)
+    answers = ask(client, "score", setting, [{**text, **clip} for text in texts for clip in clips])
+    scores = np.array([answer["score"] for answer in answers]).reshape(len(texts), len(clips))
+    assert difference(scores, oracle.outputs[SETTINGS[setting]]) <= LIMIT
+    for answer in answers:
+        parts = answer["experts"].values()
+        assert abs(sum(one["weight"] * one["similarity"] for one in parts) - answer["score"]) < 1e-9
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_products_of_embeddings_are_the_stored_similarities(served: tuple[Oracle, httpx.Client], setting: str) -> None:
+    oracle, client = served
+    text, video = (ask(client, "embed", setting, items) for items in (captions(oracle), videos(oracle)))
+    arrays: list[NDArray[Any]] = [
+        np.array([a["embedding"] for a in text]),
+        np.array([list(a["weights"].values()) for a in text]),
+        np.array([a["embedding"] for a in video]),
+        np.array([list(a["available"].values()) for a in video], np.float64),
+    ]
+    scores = similarities(*arrays, keep_missing=setting == "keep")
+    assert difference(scores, oracle.outputs[SETTINGS[setting]]) <= LIMIT
+    if setting == "keep":
+        assert difference(arrays[0] @ arrays[2].T, oracle.outputs[SETTINGS[setting]]) <= LIMIT
+
+
+def test_the_models_page_names_what_the_towers_give(served: tuple[Oracle, httpx.Client]) -> None:
+    _, client = served
+    graphs = client.get("/v1/models/keep").json()["graphs"]
+    assert set(graphs) == {"text", "video"}
+    assert [one["name"] for one in graphs["text"]["outputs"]] == ["text_embedding", "text_weights"]
+    assert [one["name"] for one in graphs["video"]["outputs"]] == ["video_embedding", "availability"]
+
+
+def test_videos_are_found_by_captions_and_captions_by_videos(served: tuple[Oracle, httpx.Client]) -> None:
+    oracle, client = served
+    expected = oracle.outputs["sims_keep_missing_true"]
+    kept = {"videos": videos(oracle), "captions": captions(oracle)}
+    for index, items in kept.items():
+        for number, item in enumerate(items):
+            body = {**item, "model": "keep", "metadata": {"number": number}}
+            client.put(f"/v1/retrieval/{index}/items/{number}", json=body).raise_for_status()
+    for index, asking, scores in (("videos", kept["captions"], expected), ("captions", kept["videos"], expected.T)):
+        for row, item in enumerate(asking):
+            reply = client.post(f"/v1/retrieval/{index}/search", json={**item, "top_k": 100}).raise_for_status()
+            found = np.zeros(scores.shape[1])
+            for hit in reply.json()["hits"]:
+                found[hit["metadata"]["number"]] = hit["score"]
+            assert difference(found, scores[row]) <= LIMIT
+
+
+def test_an_index_refuses_what_no_product_can_compare(served: tuple[Oracle, httpx.Client]) -> None:
+    oracle, client = served
+    body = {**videos(oracle)[0], "model": "drop"}
+    for reply in (
+        client.put("/v1/retrieval/other/items/a", json=body),
+        client.put(
+            "/v1/retrieval/other/items?model=drop",
+            content=json.dumps({**videos(oracle)[0], "id": "a"}),
+            headers={"content-type": "application/x-ndjson"},
+        ),
+    ):
+        assert reply.status_code == 422
+        assert "keep_missing_modalities" in reply.json()["detail"]
+    # Without a name the only model that can is meant.
+    assert client.put("/v1/retrieval/other/items/a", json=videos(oracle)[0]).json()["model"] == "keep"
+
+
+@pytest.mark.parametrize(
+    ("item", "field"),
+    [
+        ({"text": "a cat"}, "text"),
+        ({"token_ids": [10**6]}, "token_ids"),
+        ({"video": {"experts": {"smell": {}}}}, "video.experts.smell"),
+        ({"video": {"experts": {"s3d": {"features": [[1.0]]}}}}, "video.experts.s3d.features"),
+    ],
+)
+def test_a_wrong_item_is_an_answer_of_its_own(
+    served: tuple[Oracle, httpx.Client], item: dict[str, Any], field: str
+) -> None:
+    oracle, client = served
+    first, second = ask(client, "embed", "keep", [item, captions(oracle)[0]])
+    assert first["error"]["status"] == 422
+    assert field in json.dumps(first["error"])
+    assert "embedding" in second
