@@ -37,6 +37,7 @@ def configure(settings: Settings) -> None:
     handler.setFormatter(Json() if settings.log_format == "json" else Text())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # workers ask each other all the time
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every broken form a stranger sends
     access.setLevel(logging.INFO if settings.access_log else logging.WARNING)
 
 
