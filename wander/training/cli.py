@@ -73,7 +73,7 @@ def train(
         + [part for option in options or [] for part in ("--set", option)]
     )
     about = trained.about.model_copy(update={"provenance": {**trained.about.provenance, "command": command}})
-    save(trained.host, trained.head, about, out, trained.backbone_id)
+    save(trained.host, trained.head, about, out, trained.backbone_id, trained.assets)
     write_json(out / "example.json", trained.example)
     report = {"out": str(out), "task": task, "seed": seed, "valid": about.provenance["valid"]}
     if json:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +34,7 @@ class Trained:
         about: its provenance holds the metrics on the validation split under `valid`.
         backbone_id: a name for the frozen part.
         example: an item of the task, drawn at random like the training data; no item of the data set.
+        assets: files that its preprocessing names, with their content.
     """
 
     host: Host
@@ -41,6 +42,7 @@ class Trained:
     about: Description
     backbone_id: str
     example: Item
+    assets: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Recipe(ABC):

@@ -1,0 +1,283 @@
+"""Image-text retrieval on captioned images: a small BEiT-3, frozen, under a MultiWay-Adapter that aligns its towers.
+
+The backbone learns without a single pair: its vision tower to see what hand-made descriptors see, its language tower
+which words go together. It is then frozen. The heads start as the ridge regression of one tower on the other; adapter
+and heads learn to tell the pairs apart. The baseline (`head_only`) is the heads alone, by the same schedule.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wander import __version__
+from wander.adapters.multiway import MultiWayConfig
+from wander.backbones.base import HeadConfig
+from wander.backbones.beit3 import BEiT3, BEiT3Config
+from wander.checkpoints.folder import Description
+from wander.tasks import tasks
+from wander.training.loop import reproducible
+from wander.training.recipes._annealing import Annealing, anneal
+from wander.training.recipes._captioned_corpus import VOCABULARY, Captioned, CaptionedPart, Pictures, padded, pixels
+from wander.training.recipes._descriptors import Descriptors
+from wander.training.recipes._towers import Told, embeddings, features, learn_to_read, learn_to_see, read_out
+from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained
+from wander.training.recipes.sentiment import checked
+
+TASK = "image_text"
+
+
+class ImageTextSettings(RecipeSettings):
+    """Attributes:
+
+    embed_dim, num_heads, layers, ffn_dim, image_size, patch_size: of the backbone.
+    pieces: most pieces of the vocabulary, which is that of the training captions.
+    max_length: tokens of a text.
+    more_captions: a file with further captions, from the data set's folder, or null. Only the language tower uses it.
+    crops: parts of a training picture, the whole one among them.
+    described_size: side of the pictures that the descriptors see.
+    entries, descriptors: of the dictionary, and size of a picture's vector; see `Descriptors`.
+    extractor_width, enhancer_width: of the adapter.
+    ridge: of the heads' start, in units of the mean square of the features.
+    vision, language, adapter: how long and how fast each is trained.
+    """
+
+    embed_dim: int = 128
+    num_heads: int = 4
+    layers: int = 2
+    ffn_dim: int = 512
+    image_size: int = 64
+    patch_size: int = 8
+    pieces: int = Field(default=2000, ge=8)
+    max_length: int = Field(default=32, ge=3)
+    more_captions: str | None = "../msrvtt/msrvtt_captions_trainval.csv"
+    crops: int = Field(default=10, ge=1)
+    described_size: int = Field(default=96, ge=32, multiple_of=32)
+    entries: int = Field(default=800, ge=1)
+    descriptors: int = Field(default=128, ge=1)
+    extractor_width: int = 32
+    enhancer_width: int = 128
+    ridge: float = Field(default=1.0, gt=0)
+    vision: Annealing = Annealing(epochs=12)
+    language: Annealing = Annealing(epochs=5, weight_decay=0.02)
+    adapter: Annealing = Annealing(epochs=30, learning_rate=5e-4)
+
+
+class ImageText(Recipe):
+    """`train_backbone`, then `train_adapted`."""
+
+    summary: ClassVar[str] = "MultiWay-Adapter over a small frozen BEiT-3, on captioned images"
+    Settings: ClassVar[type[RecipeSettings]] = ImageTextSettings
+
+    def train(
+        self,
+        folder: Path,
+        settings: RecipeSettings,
+        *,
+        seed: int = 0,
+        head_only: bool = False,
+        notify: Notify = lambda stage, epoch, epochs, loss: None,
+    ) -> Trained:
+        assert isinstance(settings, ImageTextSettings)
+        more = folder / settings.more_captions if settings.more_captions is not None else None
+        corpus = Captioned(folder, settings.image_size, settings.pieces, settings.max_length, more)
+        crops = corpus.train.crops(settings.crops, settings.image_size, seed)
+        backbone, learnt = train_backbone(corpus, crops, settings, seed, notify)
+        adapted, report = train_adapted(corpus, crops, settings, backbone, seed, notify, head_only=head_only)
+        about = describe(corpus).model_copy(
+            update={
+                "provenance": {
+                    "weights": "trained",
+                    "recipe": TASK,
+                    "trained": "heads" if head_only else "adapter and heads",
+                    "data": corpus.source,
+                    "seed": seed,
+                    "settings": settings.model_dump(mode="json"),
+                    "versions": {"wander": __version__, "torch": torch.__version__, "numpy": np.__version__},
+                    "selection": f"highest sum of recalls on the {len(corpus.valid)} images of the validation split",
+                    "backbone": learnt,
+                    **report,
+                }
+            }
+        )
+        identity = f"beit3-captioned-seed{seed}"
+        return Trained(adapted, {}, about, identity, example(corpus, seed), {VOCABULARY: corpus.vocabulary})
+
+
+def describe(corpus: Captioned) -> Description:
+    """What the trained model is for; its provenance is still to be told."""
+    preprocessing = {"image": corpus.image.model_dump(mode="json"), "text": corpus.text.model_dump(mode="json")}
+    return Description(task=TASK, preprocessing=preprocessing)
+
+
+def train_backbone(
+    corpus: Captioned, crops: Pictures, settings: ImageTextSettings, seed: int, notify: Notify
+) -> tuple[BEiT3, dict[str, Any]]:
+    """Both towers, each by itself, and how that went."""
+    with reproducible(seed, 0):
+        host = BEiT3.build(backbone_config(corpus, settings), None, HeadConfig())
+        start_(host)
+        train, valid = described(corpus, crops, settings, seed)
+        with read_out(host):
+            seen = learn_to_see(host, train, valid, settings.vision, notify)
+            read = learn_to_read(host, corpus, settings.language, notify)
+            # What all images have in common is taken out, for the head that will read them has no bias.
+            host.encoder.layer_norm.A.bias.data -= features(host, corpus.train)["image"].mean(0)
+    return host, {"images": len(corpus.train), "vision": seen, "language": read}
+
+
+def described(corpus: Captioned, crops: Pictures, settings: ImageTextSettings, seed: int) -> tuple[Told, Told]:
+    """The crops of training pictures and the validation pictures with their descriptors, which see them larger."""
+    sharp = corpus.train.crops(settings.crops, settings.described_size, seed)
+    size = min(settings.descriptors, len(sharp))
+    describe = Descriptors(sharp[:, 0], settings.entries, size, np.random.default_rng(seed))
+    train = describe(sharp.reshape(-1, *sharp.shape[2:]))
+    valid = [corpus.valid.crops(1, side, seed)[:, 0] for side in (settings.image_size, settings.described_size)]
+    return (
+        Told(crops.reshape(-1, *crops.shape[2:]), torch.from_numpy(train)),
+        Told(valid[0], torch.from_numpy(describe(valid[1]))),
+    )
+
+
+def train_adapted(
+    corpus: Captioned,
+    crops: Pictures,
+    settings: ImageTextSettings,
+    backbone: BEiT3,
+    seed: int,
+    notify: Notify,
+    *,
+    head_only: bool = False,
+) -> tuple[BEiT3, dict[str, Any]]:
+    """New heads, and unless `head_only` an adapter, over the frozen `backbone`, and how that went.
+
+    `backbone` itself is not changed.
+    """
+    train, valid = corpus.train, corpus.valid
+    with reproducible(seed, 1):
+        host = BEiT3.build(backbone.config, None if head_only else adapter_config(settings), HeadConfig())
+        start_(host)
+        if host.adapter_module is not None:
+            host.adapter_module.zero_()  # it starts where the heads start; its first matrices are not zero
+        host.load_state_dict(backbone.split_state()[1], strict=False)
+        for name, parameter in host.named_parameters():
+            parameter.requires_grad_(host.is_adapted(name))
+        start_heads_(host, backbone.language_head.weight, train, settings.ridge)
+        start = metrics(host, valid)
+        best: tuple[float, int, dict[str, Tensor]] = (-1.0, 0, {})
+        rng = np.random.default_rng(seed)
+        own = [np.flatnonzero(train.owners == image) for image in range(len(train))]
+
+        def batches() -> Iterator[Tensor]:
+            host.train()
+            rows = torch.randperm(len(train)).split(settings.adapter.batch_size)
+            return (batch for batch in rows if len(batch) > 1)
+
+        def loss(rows: Tensor) -> Tensor:
+            images = pixels(np.stack([crops[row, rng.integers(crops.shape[1])] for row in rows.tolist()]))
+            texts = padded([train.captions[rng.choice(own[row])] for row in rows.tolist()])
+            return contrast(host, host.image(images), host.text(*texts))
+
+        def keep(epoch: int) -> None:
+            nonlocal best
+            host.eval()
+            found = metrics(host, valid)
+            reached = recall_sum(found)
+            if reached > best[0]:
+                best = (reached, epoch, {name: value.clone() for name, value in host.split_state()[0].items()})
+            notify("adapter", epoch, settings.adapter.epochs, -reached)
+
+        with read_out(host):
+            anneal([p for p in host.parameters() if p.requires_grad], batches, loss, settings.adapter, keep)
+        host.load_state_dict(best[2], strict=False)
+        host.eval()
+    return host, {"epoch": best[1], "start": start, "valid": metrics(host, valid)}
+
+
+def start_heads_(host: BEiT3, language: Tensor, part: CaptionedPart, ridge: float) -> None:
+    """The language head is given; the vision head maps images on the mean of their captions, by ridge regression."""
+    with torch.no_grad():
+        host.language_head.weight.copy_(language)
+    images, texts = features(host, part)["image"].double(), embeddings(host, part)["text"].double()
+    owners = torch.from_numpy(part.owners)
+    wanted = torch.stack([F.normalize(texts[owners == image].mean(0), dim=-1) for image in range(len(part))])
+    square = images.T @ images
+    damped = square + ridge * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
+    with torch.no_grad():
+        host.vision_head.weight.copy_(torch.linalg.solve(damped, images.T @ wanted).T)
+
+
+def contrast(host: BEiT3, images: Tensor, texts: Tensor) -> Tensor:
+    """Each image of a batch has to find its caption among all, and each caption its image."""
+    scores = host.logit_scale.exp() * images @ texts.T
+    own = torch.arange(len(scores))
+    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+
+
+def metrics(host: BEiT3, part: CaptionedPart) -> dict[str, float]:
+    """The task's metrics, to four decimals."""
+    found = {name: {f"{name}_embedding": value.numpy()} for name, value in embeddings(host, part).items()}
+    labels = {"image": np.arange(len(part)), "text": part.owners}
+    return {name: round(value, 4) for name, value in tasks.get(TASK).joint_metrics(found, labels).items()}
+
+
+def recall_sum(found: dict[str, float]) -> float:
+    """R@1, R@5 and R@10 of both directions together, by which retrieval models are commonly chosen."""
+    return sum(value for name, value in found.items() if name.rpartition(".")[2] in ("r1", "r5", "r10"))
+
+
+def start_(host: BEiT3) -> None:
+    """Embeddings and matrices as BERT and BEiT begin, matrices a little wider, for they are small."""
+    for name, parameter in host.named_parameters():
+        if "embed_positions" in name or "token" in name:
+            nn.init.normal_(parameter, std=0.02)
+        elif parameter.dim() == 2:
+            nn.init.trunc_normal_(parameter, std=0.05)
+
+
+def backbone_config(corpus: Captioned, settings: ImageTextSettings) -> BEiT3Config:
+    """Raises ConfigError for sizes that cannot be."""
+    return checked(
+        BEiT3Config,
+        embed_dim=settings.embed_dim,
+        num_heads=settings.num_heads,
+        layers=settings.layers,
+        ffn_dim=settings.ffn_dim,
+        image_size=settings.image_size,
+        patch_size=settings.patch_size,
+        vocab_size=corpus.tokens,
+        text_positions=settings.max_length + 2,
+    )
+
+
+def adapter_config(settings: ImageTextSettings) -> MultiWayConfig:
+    """Raises ConfigError for sizes that cannot be."""
+    return checked(
+        MultiWayConfig,
+        embed_dim=settings.embed_dim,
+        layers=settings.layers,
+        extractor_width=settings.extractor_width,
+        scalar=1.0,
+        enhancer_width=settings.enhancer_width,
+    )
+
+
+def example(corpus: Captioned, seed: int) -> dict[str, Any]:
+    """A picture of random colours and a sentence; none of the data set."""
+    cells = np.random.default_rng(seed).integers(0, 256, (4, 4, 3)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(cells).resize(corpus.image.size).save(file, "PNG")
+    return {"image": base64.b64encode(file.getvalue()).decode(), "text": "a dog runs through the snow"}
+
+
+plugin = ImageText
