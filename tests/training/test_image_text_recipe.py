@@ -19,10 +19,10 @@ from wander.tasks import tasks
 from wander.training.evaluation import draft_manifest, evaluate
 from wander.training.recipes import Trained
 from wander.training.recipes._captioned_corpus import Captioned, pixels
-from wander.training.recipes.image_text import ImageText, ImageTextSettings, train_adapted, train_backbone
+from wander.training.recipes.image_text import ImageText, ImageTextSettings, described, train_adapted, train_backbone
 
 SIZES = {"embed_dim": 8, "num_heads": 2, "layers": 2, "ffn_dim": 12, "image_size": 16, "patch_size": 8}
-PARTS = {"extractor_width": 3, "enhancer_width": 8}
+PARTS = {"extractor_width": 3, "enhancer_width": 8, "taught_size": 8, "passes": 1}
 SOURCES = {"pieces": 60, "more_captions": None, "crops": 2, "described_size": 32, "entries": 10, "descriptors": 8}
 TINY: dict[str, Any] = {
     **SIZES,
@@ -103,10 +103,10 @@ def test_the_backbone_is_bit_equal_after_training_on_it(
     data: Path, settings: ImageTextSettings, head_only: bool
 ) -> None:
     corpus = corpus_of(data, settings)
-    crops = corpus.train.crops(2, settings.image_size, seed=0)
-    backbone, _ = train_backbone(corpus, crops, settings, 0, quiet)
+    told, told_valid = described(corpus, settings, 0)
+    backbone, _ = train_backbone(corpus, told, told_valid, settings, 0, quiet)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    adapted, report = train_adapted(corpus, crops, settings, backbone, 0, quiet, head_only=head_only)
+    adapted, report = train_adapted(corpus, told, settings, backbone, 0, quiet, head_only=head_only)
     for name, value in adapted.split_state()[1].items():
         assert torch.equal(value, before[name]), name
     for name, value in backbone.state_dict().items():

@@ -119,6 +119,16 @@ def crop(picture: Image.Image, side: int, rng: np.random.Generator, *, whole: bo
     return part[:, ::-1] if not whole and rng.random() < 0.5 else part
 
 
+def patchwork(pictures: Pictures, seed: int) -> Pictures:
+    """A part of each picture beside or above a part of another. The same parts for pictures of any size."""
+    rng = np.random.default_rng(seed)
+    number, side = pictures.shape[:2]
+    others, cuts, turned = rng.permutation(number), rng.uniform(0.25, 0.75, number), rng.random(number) < 0.5
+    first = (np.arange(side) + 0.5) / side < cuts[:, None]
+    mask = np.where(turned[:, None, None], first[:, None, :], first[:, :, None])
+    return np.where(mask[..., None], pictures, pictures[others])
+
+
 def pixels(pictures: Pictures) -> Tensor:
     """Pictures (N, s, s, 3) as the task normalises them: float32 (N, 3, s, s)."""
     return (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255 - GRAY[0]) / GRAY[0]

@@ -23,9 +23,9 @@ CHUNK = 256
 TONES = (5, 6, 6)
 """Bins of lightness and of the two opponent colours."""
 ANGLES = 9
-PATCH, PLACES, SAMPLED, ROUNDS = 6, 3, 100_000, 10
-"""Side of a dictionary's patch in pictures of half the size; places a side where it is counted; patches and rounds of
-k-means that it is made with."""
+PATCH, STEP, PLACES, SAMPLED, ROUNDS = 6, 2, 3, 100_000, 10
+"""Side and spacing of a dictionary's patches in pictures of half the size; places a side where they are counted;
+patches and rounds of k-means that it is made with."""
 THRESHOLD = 1.0
 """A patch counts for an entry by how far its likeness is above this."""
 
@@ -86,7 +86,7 @@ class Dictionary:
 
     def __call__(self, pictures: Pictures) -> Floats:
         windows = sliding_window_view(halved(pictures), (PATCH, PATCH), axis=(1, 2))
-        return np.stack([self._one(window) for window in windows])
+        return np.stack([self._one(window) for window in windows[:, ::STEP, ::STEP]])
 
     def _one(self, windows: Floats) -> Floats:
         side = len(windows)

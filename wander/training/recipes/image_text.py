@@ -1,15 +1,16 @@
 """Image-text retrieval on captioned images: a small BEiT-3, frozen, under a MultiWay-Adapter that aligns its towers.
 
 The backbone learns without a single pair: its vision tower to see what hand-made descriptors see, its language tower
-which words go together. It is then frozen. The heads start as the ridge regression of one tower on the other; adapter
-and heads learn to tell the pairs apart. The baseline (`head_only`) is the heads alone, by the same schedule.
+which words go together. It is then frozen. The heads start as the ridge regression of one tower on the other. Adapter
+and heads learn to tell the pairs apart, and what the descriptors tell of captions: that teacher is a ridge regression,
+and is asked about pictures that have no captions too. The baseline (`head_only`) is the heads alone, by the same
+schedule.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,7 +29,14 @@ from wander.checkpoints.folder import Description
 from wander.tasks import tasks
 from wander.training.loop import reproducible
 from wander.training.recipes._annealing import Annealing, anneal
-from wander.training.recipes._captioned_corpus import VOCABULARY, Captioned, CaptionedPart, Pictures, padded, pixels
+from wander.training.recipes._captioned_corpus import (
+    VOCABULARY,
+    Captioned,
+    CaptionedPart,
+    padded,
+    patchwork,
+    pixels,
+)
 from wander.training.recipes._descriptors import Descriptors
 from wander.training.recipes._towers import Told, embeddings, features, learn_to_read, learn_to_see, read_out
 from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained
@@ -48,7 +56,9 @@ class ImageTextSettings(RecipeSettings):
     described_size: side of the pictures that the descriptors see.
     entries, descriptors: of the dictionary, and size of a picture's vector; see `Descriptors`.
     extractor_width, enhancer_width: of the adapter.
-    ridge: of the heads' start, in units of the mean square of the features.
+    ridge: of the heads' start and of the teacher, in units of the mean square of what they read.
+    teaching, taught_size: weight of the teacher's loss, and pictures of a step for which it is asked.
+    passes: over the training images in one epoch of the adapter.
     vision, language, adapter: how long and how fast each is trained.
     """
 
@@ -61,16 +71,19 @@ class ImageTextSettings(RecipeSettings):
     pieces: int = Field(default=2000, ge=8)
     max_length: int = Field(default=32, ge=3)
     more_captions: str | None = "../msrvtt/msrvtt_captions_trainval.csv"
-    crops: int = Field(default=10, ge=1)
+    crops: int = Field(default=6, ge=1)
     described_size: int = Field(default=96, ge=32, multiple_of=32)
     entries: int = Field(default=800, ge=1)
     descriptors: int = Field(default=128, ge=1)
     extractor_width: int = 32
     enhancer_width: int = 128
     ridge: float = Field(default=1.0, gt=0)
-    vision: Annealing = Annealing(epochs=12)
-    language: Annealing = Annealing(epochs=5, weight_decay=0.02)
-    adapter: Annealing = Annealing(epochs=30, learning_rate=5e-4)
+    teaching: float = Field(default=10.0, ge=0)
+    taught_size: int = Field(default=96, ge=1)
+    passes: int = Field(default=2, ge=1)
+    vision: Annealing = Annealing(epochs=7, learning_rate=1.5e-3)
+    language: Annealing = Annealing(epochs=4, weight_decay=0.02)
+    adapter: Annealing = Annealing(epochs=12, learning_rate=1e-3)
 
 
 class ImageText(Recipe):
@@ -91,9 +104,9 @@ class ImageText(Recipe):
         assert isinstance(settings, ImageTextSettings)
         more = folder / settings.more_captions if settings.more_captions is not None else None
         corpus = Captioned(folder, settings.image_size, settings.pieces, settings.max_length, more)
-        crops = corpus.train.crops(settings.crops, settings.image_size, seed)
-        backbone, learnt = train_backbone(corpus, crops, settings, seed, notify)
-        adapted, report = train_adapted(corpus, crops, settings, backbone, seed, notify, head_only=head_only)
+        told, told_valid = described(corpus, settings, seed)
+        backbone, learnt = train_backbone(corpus, told, told_valid, settings, seed, notify)
+        adapted, report = train_adapted(corpus, told, settings, backbone, seed, notify, head_only=head_only)
         about = describe(corpus).model_copy(
             update={
                 "provenance": {
@@ -120,38 +133,40 @@ def describe(corpus: Captioned) -> Description:
     return Description(task=TASK, preprocessing=preprocessing)
 
 
+def described(corpus: Captioned, settings: ImageTextSettings, seed: int) -> tuple[Told, Told]:
+    """Training and validation pictures with their descriptors, which see them larger.
+
+    For training these are the crops of every picture, the whole one first, and after all of them as many pictures that
+    are patched together of two crops, for the pictures are few.
+    """
+    sides = (settings.image_size, settings.described_size)
+    small, large = (corpus.train.crops(settings.crops, side, seed) for side in sides)
+    size = min(settings.descriptors, len(large))
+    describe = Descriptors(large[:, 0], settings.entries, size, np.random.default_rng(seed))
+    small, large = (crops.reshape(-1, *crops.shape[2:]) for crops in (small, large))
+    small, large = (np.concatenate([crops, patchwork(crops, seed)]) for crops in (small, large))
+    valid = [corpus.valid.crops(1, side, seed)[:, 0] for side in sides]
+    return Told(small, torch.from_numpy(describe(large))), Told(valid[0], torch.from_numpy(describe(valid[1])))
+
+
 def train_backbone(
-    corpus: Captioned, crops: Pictures, settings: ImageTextSettings, seed: int, notify: Notify
+    corpus: Captioned, told: Told, told_valid: Told, settings: ImageTextSettings, seed: int, notify: Notify
 ) -> tuple[BEiT3, dict[str, Any]]:
     """Both towers, each by itself, and how that went."""
     with reproducible(seed, 0):
         host = BEiT3.build(backbone_config(corpus, settings), None, HeadConfig())
         start_(host)
-        train, valid = described(corpus, crops, settings, seed)
         with read_out(host):
-            seen = learn_to_see(host, train, valid, settings.vision, notify)
+            seen = learn_to_see(host, told, told_valid, settings.vision, notify)
             read = learn_to_read(host, corpus, settings.language, notify)
             # What all images have in common is taken out, for the head that will read them has no bias.
             host.encoder.layer_norm.A.bias.data -= features(host, corpus.train)["image"].mean(0)
     return host, {"images": len(corpus.train), "vision": seen, "language": read}
 
 
-def described(corpus: Captioned, crops: Pictures, settings: ImageTextSettings, seed: int) -> tuple[Told, Told]:
-    """The crops of training pictures and the validation pictures with their descriptors, which see them larger."""
-    sharp = corpus.train.crops(settings.crops, settings.described_size, seed)
-    size = min(settings.descriptors, len(sharp))
-    describe = Descriptors(sharp[:, 0], settings.entries, size, np.random.default_rng(seed))
-    train = describe(sharp.reshape(-1, *sharp.shape[2:]))
-    valid = [corpus.valid.crops(1, side, seed)[:, 0] for side in (settings.image_size, settings.described_size)]
-    return (
-        Told(crops.reshape(-1, *crops.shape[2:]), torch.from_numpy(train)),
-        Told(valid[0], torch.from_numpy(describe(valid[1]))),
-    )
-
-
 def train_adapted(
     corpus: Captioned,
-    crops: Pictures,
+    told: Told,
     settings: ImageTextSettings,
     backbone: BEiT3,
     seed: int,
@@ -172,21 +187,26 @@ def train_adapted(
         host.load_state_dict(backbone.split_state()[1], strict=False)
         for name, parameter in host.named_parameters():
             parameter.requires_grad_(host.is_adapted(name))
-        start_heads_(host, backbone.language_head.weight, train, settings.ridge)
+        places = start_heads_(host, backbone.language_head.weight, train, settings.ridge)
+        whole = told.values[: len(train) * settings.crops : settings.crops]
+        taught = F.normalize(told.values @ regression(whole, places, settings.ridge), dim=-1)
         start = metrics(host, valid)
         best: tuple[float, int, dict[str, Tensor]] = (-1.0, 0, {})
         rng = np.random.default_rng(seed)
         own = [np.flatnonzero(train.owners == image) for image in range(len(train))]
 
-        def batches() -> Iterator[Tensor]:
+        def batches() -> list[Tensor]:
             host.train()
-            rows = torch.randperm(len(train)).split(settings.adapter.batch_size)
-            return (batch for batch in rows if len(batch) > 1)
+            rows = [torch.randperm(len(train)).split(settings.adapter.batch_size) for _ in range(settings.passes)]
+            return [batch for split in rows for batch in split if len(batch) > 1]
 
         def loss(rows: Tensor) -> Tensor:
-            images = pixels(np.stack([crops[row, rng.integers(crops.shape[1])] for row in rows.tolist()]))
+            numbers = rows.numpy() * settings.crops + rng.integers(settings.crops, size=len(rows))
             texts = padded([train.captions[rng.choice(own[row])] for row in rows.tolist()])
-            return contrast(host, host.image(images), host.text(*texts))
+            pairs = contrast(host, host.image(pixels(told.pictures[numbers])), host.text(*texts))
+            others = torch.randint(len(taught), (settings.taught_size,))
+            images = host.image(pixels(told.pictures[others.numpy()]))
+            return pairs + settings.teaching * (1 - (images * taught[others]).sum(1).mean())
 
         def keep(epoch: int) -> None:
             nonlocal best
@@ -204,17 +224,22 @@ def train_adapted(
     return host, {"epoch": best[1], "start": start, "valid": metrics(host, valid)}
 
 
-def start_heads_(host: BEiT3, language: Tensor, part: CaptionedPart, ridge: float) -> None:
-    """The language head is given; the vision head maps images on the mean of their captions, by ridge regression."""
+def start_heads_(host: BEiT3, language: Tensor, part: CaptionedPart, ridge: float) -> Tensor:
+    """The language head is given; the vision head maps images on the means of their captions. Returns these (N, E)."""
     with torch.no_grad():
         host.language_head.weight.copy_(language)
-    images, texts = features(host, part)["image"].double(), embeddings(host, part)["text"].double()
-    owners = torch.from_numpy(part.owners)
-    wanted = torch.stack([F.normalize(texts[owners == image].mean(0), dim=-1) for image in range(len(part))])
-    square = images.T @ images
+        texts, owners = embeddings(host, part)["text"], torch.from_numpy(part.owners)
+        places = torch.stack([F.normalize(texts[owners == image].mean(0), dim=-1) for image in range(len(part))])
+        host.vision_head.weight.copy_(regression(features(host, part)["image"], places, ridge).T)
+    return places
+
+
+def regression(inputs: Tensor, outputs: Tensor, ridge: float) -> Tensor:
+    """The map (D, E) from (N, D) to (N, E), damped by `ridge` times the mean square of the inputs."""
+    inputs, outputs = inputs.double(), outputs.double()
+    square = inputs.T @ inputs
     damped = square + ridge * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
-    with torch.no_grad():
-        host.vision_head.weight.copy_(torch.linalg.solve(damped, images.T @ wanted).T)
+    return torch.linalg.solve(damped, inputs.T @ outputs).float()
 
 
 def contrast(host: BEiT3, images: Tensor, texts: Tensor) -> Tensor:
