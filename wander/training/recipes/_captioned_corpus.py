@@ -119,7 +119,7 @@ def crop(picture: Image.Image, side: int, rng: np.random.Generator, *, whole: bo
     return part[:, ::-1] if not whole and rng.random() < 0.5 else part
 
 
-def patchwork(pictures: Pictures, seed: int) -> Pictures:
+def patchwork(pictures: Pictures, *seed: int) -> Pictures:
     """A part of each picture beside or above a part of another. The same parts for pictures of any size."""
     rng = np.random.default_rng(seed)
     number, side = pictures.shape[:2]

@@ -28,6 +28,7 @@ from wander.backbones.beit3 import BEiT3, BEiT3Config
 from wander.checkpoints.folder import Description
 from wander.tasks import tasks
 from wander.training.loop import reproducible
+from wander.training.recipes._alignment import contrast, regression, start_heads_
 from wander.training.recipes._annealing import Annealing, anneal
 from wander.training.recipes._captioned_corpus import (
     VOCABULARY,
@@ -53,6 +54,7 @@ class ImageTextSettings(RecipeSettings):
     max_length: tokens of a text.
     more_captions: a file with further captions, from the data set's folder, or null. Only the language tower uses it.
     crops: parts of a training picture, the whole one among them.
+    patchworks: pictures patched together with each of these.
     described_size: side of the pictures that the descriptors see.
     entries, descriptors: of the dictionary, and size of a picture's vector; see `Descriptors`.
     extractor_width, enhancer_width: of the adapter.
@@ -72,18 +74,19 @@ class ImageTextSettings(RecipeSettings):
     max_length: int = Field(default=32, ge=3)
     more_captions: str | None = "../msrvtt/msrvtt_captions_trainval.csv"
     crops: int = Field(default=6, ge=1)
+    patchworks: int = Field(default=1, ge=0)
     described_size: int = Field(default=96, ge=32, multiple_of=32)
     entries: int = Field(default=800, ge=1)
     descriptors: int = Field(default=128, ge=1)
-    extractor_width: int = 32
-    enhancer_width: int = 128
+    extractor_width: int = 64
+    enhancer_width: int = 256
     ridge: float = Field(default=1.0, gt=0)
-    teaching: float = Field(default=10.0, ge=0)
+    teaching: float = Field(default=30.0, ge=0)
     taught_size: int = Field(default=96, ge=1)
-    passes: int = Field(default=2, ge=1)
+    passes: int = Field(default=1, ge=1)
     vision: Annealing = Annealing(epochs=7, learning_rate=1.5e-3)
     language: Annealing = Annealing(epochs=4, weight_decay=0.02)
-    adapter: Annealing = Annealing(epochs=12, learning_rate=1e-3)
+    adapter: Annealing = Annealing(epochs=10, learning_rate=5e-4)
 
 
 class ImageText(Recipe):
@@ -136,17 +139,22 @@ def describe(corpus: Captioned) -> Description:
 def described(corpus: Captioned, settings: ImageTextSettings, seed: int) -> tuple[Told, Told]:
     """Training and validation pictures with their descriptors, which see them larger.
 
-    For training these are the crops of every picture, the whole one first, and after all of them as many pictures that
-    are patched together of two crops, for the pictures are few.
+    For training these are the crops of every picture, the whole one first, and after all of them pictures that are
+    patched together of two crops, for the pictures are few.
     """
     sides = (settings.image_size, settings.described_size)
-    small, large = (corpus.train.crops(settings.crops, side, seed) for side in sides)
-    size = min(settings.descriptors, len(large))
-    describe = Descriptors(large[:, 0], settings.entries, size, np.random.default_rng(seed))
-    small, large = (crops.reshape(-1, *crops.shape[2:]) for crops in (small, large))
-    small, large = (np.concatenate([crops, patchwork(crops, seed)]) for crops in (small, large))
-    valid = [corpus.valid.crops(1, side, seed)[:, 0] for side in sides]
-    return Told(small, torch.from_numpy(describe(large))), Told(valid[0], torch.from_numpy(describe(valid[1])))
+    parts = [corpus.train.crops(settings.crops, side, seed) for side in sides]
+    size = min(settings.descriptors, len(corpus.train))
+    describe = Descriptors(parts[1][:, 0], settings.entries, size, np.random.default_rng(seed))
+    crops = [part.reshape(-1, *part.shape[2:]) for part in parts]
+    pictures, values = [crops[0]], [describe(crops[1])]
+    for number in range(settings.patchworks):
+        small, large = (patchwork(part, seed, number) for part in crops)
+        pictures.append(small)
+        values.append(describe(large))
+    small, large = (corpus.valid.crops(1, side, seed)[:, 0] for side in sides)
+    train = Told(np.concatenate(pictures), torch.from_numpy(np.concatenate(values)))
+    return train, Told(small, torch.from_numpy(describe(large)))
 
 
 def train_backbone(
@@ -222,31 +230,6 @@ def train_adapted(
         host.load_state_dict(best[2], strict=False)
         host.eval()
     return host, {"epoch": best[1], "start": start, "valid": metrics(host, valid)}
-
-
-def start_heads_(host: BEiT3, language: Tensor, part: CaptionedPart, ridge: float) -> Tensor:
-    """The language head is given; the vision head maps images on the means of their captions. Returns these (N, E)."""
-    with torch.no_grad():
-        host.language_head.weight.copy_(language)
-        texts, owners = embeddings(host, part)["text"], torch.from_numpy(part.owners)
-        places = torch.stack([F.normalize(texts[owners == image].mean(0), dim=-1) for image in range(len(part))])
-        host.vision_head.weight.copy_(regression(features(host, part)["image"], places, ridge).T)
-    return places
-
-
-def regression(inputs: Tensor, outputs: Tensor, ridge: float) -> Tensor:
-    """The map (D, E) from (N, D) to (N, E), damped by `ridge` times the mean square of the inputs."""
-    inputs, outputs = inputs.double(), outputs.double()
-    square = inputs.T @ inputs
-    damped = square + ridge * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
-    return torch.linalg.solve(damped, inputs.T @ outputs).float()
-
-
-def contrast(host: BEiT3, images: Tensor, texts: Tensor) -> Tensor:
-    """Each image of a batch has to find its caption among all, and each caption its image."""
-    scores = host.logit_scale.exp() * images @ texts.T
-    own = torch.arange(len(scores))
-    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 
 
 def metrics(host: BEiT3, part: CaptionedPart) -> dict[str, float]:
