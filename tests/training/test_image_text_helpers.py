@@ -1,4 +1,4 @@
-"""Parts of the image-text recipe against plain computations: descriptors, sentences, patchworks, the rate, the start."""
+"""Parts of the image-text recipe against plain computations: descriptors, sentences, patchworks, the rate."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def spherical_means(rows: Floats, count: int, rng: np.random.Generator) -> Float
     """k-means of directions: (count, D) of length 1."""
     means = unit(rng.normal(size=(count, rows.shape[1])).astype(np.float32))
     for _ in range(ROUNDS):
-        sums = means / 100
+        sums: Floats = (means / 100).astype(np.float32)
         for chunk in np.array_split(rows, max(1, len(rows) // 20_000)):
             likeness = chunk @ means.T
             nearest = likeness.argmax(1)
