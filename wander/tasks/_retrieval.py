@@ -26,8 +26,7 @@ def ranks(similarity: NDArray[Any], own: NDArray[np.bool_]) -> NDArray[np.int64]
         raise ValueError(f"query {int(own.any(axis=1).argmin())} has no candidate of its own")
     best = np.fmax.reduce(np.where(own, similarity, np.nan), axis=1)
     farther = similarity < best[:, None]
-    found: NDArray[np.int64] = 1 + (~farther & ~own).sum(axis=1)
-    return found
+    return np.asarray(1 + (~farther & ~own).sum(axis=1), np.int64)
 
 
 def recalls(found: NDArray[np.int64]) -> dict[str, float]:

@@ -167,6 +167,11 @@ class Beit3Tokenizer(Tokenizer):
             "padding_mask": _int64([0] * len(ids) + [1] * missing),
         }
 
+    @property
+    def size(self) -> int:
+        """Number of ids, with `<pad>` and `<mask>`."""
+        return int(self._special["<mask>"]) + 1
+
     def decode(self, ids: list[int]) -> str:
         """A text with these ids, without the special ones."""
         size = self._model.GetPieceSize()

@@ -27,8 +27,8 @@ from wander.tasks._retrieval import both_ways
 from wander.tasks.base import Item
 from wander.training.datasets.msrvtt import Video
 from wander.training.loop import Examples, Schedule, fit, predict, reproducible
-from wander.training.recipes._alignment import align_, start_words_
 from wander.training.recipes._frozen_mmt import Adapted, contrastive, frozen
+from wander.training.recipes._stand_in_alignment import align_, start_words_
 from wander.training.recipes._stand_in_corpus import TOKENIZER, Captions, Watching
 from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained, checked, told
 
