@@ -30,7 +30,9 @@ NAMES = {
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="The recipe, by the name of its task: sentiment, food, text-video.")],
+    task: Annotated[
+        str, typer.Argument(help="The recipe, by the name of its task: sentiment, food, image-text, text-video.")
+    ],
     data: Data,
     out: Annotated[Path, typer.Option(help="New folder for adapter/ and backbone/.")],
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal weights.")] = 0,
