@@ -53,7 +53,11 @@ def best(cases: Sequence[Case], connections: int) -> Case | None:
     return max(measured, key=lambda case: _median(case, connections, "requests_per_s"), default=None)
 
 
-def goals_small(cases: Sequence[Case], top: Ceiling) -> list[Goal]:
+def goals(cases: Sequence[Case], top: Ceiling, large: bool) -> list[Goal]:
+    return _goals_large(cases, top) if large else _goals_small(cases, top)
+
+
+def _goals_small(cases: Sequence[Case], top: Ceiling) -> list[Goal]:
     """Of each peer the form that is the fastest for it counts; of ours the binary one."""
     one, two = _ours(cases, OURS), _ours(cases, f"{OURS} --workers 2")
     general = best([case for case in cases if case.server.name in GENERAL], BUSY)
@@ -83,7 +87,7 @@ def goals_small(cases: Sequence[Case], top: Ceiling) -> list[Goal]:
     return found
 
 
-def goals_large(cases: Sequence[Case], top: Ceiling) -> list[Goal]:
+def _goals_large(cases: Sequence[Case], top: Ceiling) -> list[Goal]:
     one = _ours(cases, OURS)
     measured = [c for c in LARGE_BATCH_BUSY if one and one.measured(c, "requests_per_s")]
     ratios = []

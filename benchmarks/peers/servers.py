@@ -108,11 +108,12 @@ SERVERS = (
         "pytriton",
     ),
 )
+BY_NAME = {server.name: server for server in SERVERS}
 
 
 @contextmanager
-def running(command: list[str], port: int, probe: Request, log: Path) -> Iterator[None]:
-    """A server that answers 200 to `probe`; all of its processes are gone afterwards.
+def running(command: list[str], port: int, probe: Request, log: Path) -> Iterator[str]:
+    """A server that answers 200 to `probe`, as its mark; all of its processes are gone afterwards.
 
     Raises ServerFailed with the last line that it wrote.
     """
@@ -132,7 +133,7 @@ def running(command: list[str], port: int, probe: Request, log: Path) -> Iterato
                 status, _, _ = post(port, probe)
             row = row + 1 if status == 200 else 0
             time.sleep(0.02 if row else 0.2)
-        yield
+        yield mark
     finally:
         _end(process, mark)
 
