@@ -30,7 +30,7 @@ def bert_vit(adapted: bool = True) -> Host:
     )
     adapter = WanderConfig(embed_dim=768, lengths=config.lengths, down_dim=64, tokens=64) if adapted else None
     torch.manual_seed(SEED)
-    return _ready(BertViT.build(config, adapter, BertViTHead(out_dim=101)))
+    return ready(BertViT.build(config, adapter, BertViTHead(out_dim=101)))
 
 
 def beit3_base(adapted: bool = True) -> Host:
@@ -49,11 +49,11 @@ def _beit3(size: str, adapted: bool) -> Host:
         embed_dim=config.embed_dim, layers=config.layers, extractor_width=64, enhancer_width=256, scalar=0.6
     )
     torch.manual_seed(SEED)
-    return _ready(BEiT3.build(config, adapter if adapted else None, HeadConfig()))
+    return ready(BEiT3.build(config, adapter if adapted else None, HeadConfig()))
 
 
 @torch.no_grad()
-def _ready(host: Host) -> Host:
+def ready(host: Host) -> Host:
     """Zero weights, as adapters begin with, would let a wrong fold or a bypass pass."""
     module = host.adapter_module
     if isinstance(module, Wander):
