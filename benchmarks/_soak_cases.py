@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import math
 import random
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tritonclient.grpc.aio as triton
 from numpy.typing import NDArray
 
 from benchmarks._soak_server import MARK
@@ -65,6 +67,20 @@ def same(answer: Any, expected: Any, where: str = "") -> None:
         raise Wrong(f"{where} is {answer!r}, not {expected!r}")
 
 
+async def learn_one(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The item that came with a bundle, and its answer."""
+    bundle = Bundle.open(folder)
+    settings = Settings(models=folder.parent, instances=1, threads=1)
+    service = Service(Repository(settings, Metrics()), settings, Metrics())
+    service.repository.load([bundle])
+    item = json.loads((bundle.path / "example.json").read_text())
+    target = Target(bundle.manifest.task, next(iter(service.repository.defaults[0].task.operations)), bundle.name)
+    decoded = {name: base64.b64decode(value) if name == "image" else value for name, value in item.items()}
+    answer = (await service.predict(target, decoded)).to_json()
+    await asyncio.to_thread(service.close)
+    return decoded, answer
+
+
 async def learn(folder: Path, seed: int, count: int = 24) -> Known:
     """Asks every version of a one-graph model, one item at a time, in this process."""
     rng = np.random.default_rng(seed)
@@ -103,6 +119,34 @@ def _varied(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]
 
 
 Ask = Callable[[AsyncClient, random.Random], Awaitable[None]]
+
+
+def picture(item: dict[str, Any], expected: dict[str, Any]) -> Ask:
+    """An image and a text to their score, as a form."""
+
+    async def ask(client: AsyncClient, rng: random.Random) -> None:
+        same(await client.predict("image_text", item, operation="score"), expected)
+
+    return ask
+
+
+def call(known: Known, address: str, key: str) -> Ask:
+    """Tensors over gRPC."""
+    client = triton.InferenceServerClient(address)
+
+    async def ask(_: AsyncClient, rng: random.Random) -> None:
+        start = rng.randrange(6)
+        inputs = []
+        for name, value in known.rows.items():
+            part = np.ascontiguousarray(value[start : start + 2])
+            inputs.append(triton.InferInput(name, part.shape, "FP32"))
+            inputs[-1].set_data_from_numpy(part)
+        answer = await client.infer(known.name, inputs, headers={"authorization": f"Bearer {key}"})
+        version = answer.get_response().model_version
+        for name, value in known.outputs[version].items():
+            same(answer.as_numpy(name).tolist(), value[start : start + 2].tolist(), name)
+
+    return ask
 
 
 def cases(known: Known) -> dict[str, tuple[float, Ask]]:

@@ -16,6 +16,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -31,13 +32,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.progress import Progress
 from safetensors.numpy import load_file, save_file
 
-from benchmarks._soak_cases import Ask, Known, Wrong, cases, learn, same
+from benchmarks._soak_cases import Ask, Known, Wrong, call, cases, learn, learn_one, picture, same
 from benchmarks.results import circumstances, publish, table
 from serving.client import AsyncClient
 from wander.console import progress
 from wander.errors import Overloaded, ServiceError
 
 ZOO = Path(__file__).resolve().parents[1] / "zoo"
+EMBEDS = "image-text"
 RELOAD_S = 20.0
 CLIENTS = 12
 KEY = "wander_soak_" + "k" * 40
@@ -47,9 +49,10 @@ SEED = 0
 class Soak:
     """One run. Attributes: counts of (kind, outcome), and what went wrong."""
 
-    def __init__(self, url: str, seconds: float) -> None:
+    def __init__(self, url: str, seconds: float, rate: float) -> None:
         self.client = AsyncClient(url, api_key=KEY, tries=1, timeout_ms=120_000)
         self.seconds = seconds
+        self.rate = rate
         self.counts: Counter[tuple[str, str]] = Counter()
         self.wrong: list[str] = []
         self.reloads = 0
@@ -64,6 +67,7 @@ class Soak:
     async def ask(self, number: int, kinds: dict[str, tuple[float, Ask]]) -> None:
         """One client: one request after the other, of kinds drawn by their shares."""
         rng = random.Random(f"{SEED}-{number}")
+        pause = CLIENTS / self.rate
         names, weights = list(kinds), [share for share, _ in kinds.values()]
         while self.running:
             (kind,) = rng.choices(names, weights)
@@ -76,6 +80,7 @@ class Soak:
                 outcome = "WRONG"
                 self.wrong.append(f"{kind}: {type(error).__name__}: {error}")
             self.counts[kind, outcome] += 1
+            await asyncio.sleep(rng.expovariate(1 / pause))
 
     async def reload(self, name: str, versions: list[str]) -> None:
         turn = 0
@@ -111,6 +116,7 @@ class Soak:
             except ServiceError as error:
                 self.counts["index", "WRONG"] += 1
                 self.wrong.append(f"index: {error}")
+            await asyncio.sleep(rng.expovariate(20))
 
     async def lost(self, index: str) -> list[str]:
         """Acknowledged writes that are not there, or are otherwise."""
@@ -154,24 +160,29 @@ def wander(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "wander", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
 
-def prepare(folder: Path) -> tuple[Path, str | None]:
-    """The models to serve: sentiment in two versions, and one that embeds texts, if one ships."""
+def prepare(folder: Path) -> Path:
+    """The models to serve: sentiment in two versions, and one that embeds pictures and texts, if one ships."""
     models = folder / "models"
     wander("export", ZOO / "mosi-sentiment", models / "sentiment")
     wander("export", second_version(ZOO / "mosi-sentiment", folder / "second"), models / "sentiment")
     for config in sorted(ZOO.glob("*/adapter/adapter_config.json")):
         if json.loads(config.read_text())["task"] == "image_text":
-            wander("export", config.parents[1], models / "image-text")
-            return models, "image-text"
-    return models, None
+            wander("export", config.parents[1], models / EMBEDS)
+    return models
 
 
-async def run(url: str, process: subprocess.Popen[bytes], known: Known, embeds: str | None, seconds: float) -> Soak:
-    soak = Soak(url, seconds)
+async def run(
+    urls: tuple[str, str], process: subprocess.Popen[bytes], known: Known, models: Path, seconds: float, rate: float
+) -> Soak:
+    soak = Soak(urls[0], seconds, rate)
+    kinds = cases(known) | {"gRPC": (0.08, call(known, urls[1], KEY))}
+    embeds = EMBEDS if (models / EMBEDS).is_dir() else None
+    if embeds:
+        kinds["image and text"] = (0.04, picture(*await learn_one(models / embeds)))
     texts = [f"a picture of {number} dogs in the {place}" for number in range(20) for place in ("snow", "park", "sea")]
     with progress() as display:
         tasks = [
-            *(soak.ask(number, cases(known)) for number in range(CLIENTS)),
+            *(soak.ask(number, kinds) for number in range(CLIENTS)),
             soak.reload(known.name, sorted(known.answers)),
             soak.watch(process, display),
             *([soak.write("soak", embeds, texts)] if embeds else []),
@@ -193,13 +204,14 @@ async def server_errors(client: AsyncClient) -> int:
 
 def main(
     minutes: Annotated[float, typer.Option(min=0.05, help="How long.")] = 30,
+    rate: Annotated[float, typer.Option(min=1, help="Requests a second, at most, beside the index.")] = 100,
     workers: Annotated[int, typer.Option(min=1, help="Processes of the server.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Also write FILE.md and FILE.json.")] = None,
 ) -> None:
     """Exits 1 if anything was wrong."""
     about = circumstances("benchmarks.soak", ("onnxruntime", "fastapi", "uvicorn"))
     with tempfile.TemporaryDirectory() as scratch:
-        models, embeds = prepare(Path(scratch))
+        models = prepare(Path(scratch))
         known = asyncio.run(learn(models / "sentiment", SEED))
         for version, answers in known.answers.items():
             if version != "1":
@@ -207,7 +219,7 @@ def main(
         keys = [{"name": "soak", "key": KEY, "roles": ["infer", "index-write", "admin"]}]
         server = subprocess.Popen(
             [
-                *(sys.executable, "-m", "benchmarks._soak_server", "serve", models, "--port", "0"),
+                *(sys.executable, "-m", "benchmarks._soak_server", "serve", models, "--port", "0", "--grpc-port", "0"),
                 *("--model-control", "explicit", "--indexes", Path(scratch) / "indexes", "--workers", str(workers)),
                 *("--log-level", "error"),
             ],
@@ -217,7 +229,9 @@ def main(
         try:
             assert server.stderr is not None
             first = next(line for line in server.stderr if b"serving on" in line).decode()
-            soak = asyncio.run(run(first.split()[2], server, known, embeds, minutes * 60))
+            grpc = re.search(r"gRPC on ([\w.:]+)", first)
+            assert grpc is not None, first
+            soak = asyncio.run(run((first.split()[2], grpc[1]), server, known, models, minutes * 60, rate))
         finally:
             server.send_signal(signal.SIGTERM)
             _, log = server.communicate()
@@ -234,7 +248,6 @@ def main(
         "memory at the end, MB": round(soak.memory[-1][1] / 1e6, 1),
         "growth": f"{growth:+.1%}",
         "errors in the log": len(unforeseen),
-        "index": embeds or "none: no model ships that embeds",
     }
     body = [table(["what", ""], list(facts.items())), table(["kind", "outcome", "requests"], rows)]
     data = {"facts": facts, "wrong": soak.wrong[:50], "log": unforeseen[:20], "memory": soak.memory}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,8 +65,8 @@ class Captioned:
         return self._tokenizer(text)["text_ids"].tolist()
 
     def _part(self, split: Split) -> CaptionedPart:
-        labels = {side: [] for side in ("image", "text")}
-        values: dict[str, list] = {side: [] for side in ("image", "text")}
+        labels: dict[str, list[Any]] = {side: [] for side in ("image", "text")}
+        values: dict[str, list[Any]] = {side: [] for side in ("image", "text")}
         for name, item, label in zip(split.ids, split.items, split.labels, strict=True):
             ((side, value),) = item.items()
             try:
@@ -123,7 +124,8 @@ def patchwork(pictures: Pictures, *seed: int) -> Pictures:
     """A part of each picture beside or above a part of another. The same parts for pictures of any size."""
     rng = np.random.default_rng(seed)
     number, side = pictures.shape[:2]
-    others, cuts, turned = rng.permutation(number), rng.uniform(0.25, 0.75, number), rng.random(number) < 0.5
+    others, cuts = rng.permutation(number), np.asarray(rng.uniform(0.25, 0.75, number))
+    turned = np.asarray(rng.random(number) < 0.5)
     first = (np.arange(side) + 0.5) / side < cuts[:, None]
     mask = np.where(turned[:, None, None], first[:, None, :], first[:, :, None])
     return np.where(mask[..., None], pictures, pictures[others])

@@ -88,7 +88,7 @@ class Sentences:
         self.words: Floats = word_vectors(present, size)
         self._mean = np.zeros(size, np.float32)
         placed = self(captions)
-        own = [unit(placed[things == thing].mean(0)) for thing in range(int(things.max()) + 1)]
+        own = [unit(placed[things == thing].mean(0, dtype=np.float32)) for thing in range(int(things.max()) + 1)]
         self._mean = np.mean(own, axis=0)
 
     def __call__(self, captions: Sequence[Sequence[int]]) -> Floats:

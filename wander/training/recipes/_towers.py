@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -61,7 +61,7 @@ def learn_to_read(host: BEiT3, corpus: Captioned, schedule: Annealing, notify: N
     captions = [*train.captions, *(texts[0] for texts in corpus.more)]
     places, wanted = torch.from_numpy(sentences(captions)), torch.from_numpy(sentences(valid.captions))
     lengths = torch.tensor([len(caption) for caption in captions])
-    trained = [*part_of(host, "text"), host.language_head.weight]
+    trained = [*part_of(host, "text"), *host.language_head.parameters()]
     found = {"distance": float("nan")}
 
     def batches() -> list[Tensor]:
@@ -128,7 +128,7 @@ def see(host: BEiT3, images: Tensor) -> Tensor:
     return torch.cat([host.encoder(host.vision_embed(part), "image", None) for part in parts])
 
 
-def read(host: BEiT3, captions: list[list[int]]) -> Tensor:
+def read(host: BEiT3, captions: Sequence[Sequence[int]]) -> Tensor:
     """Token ids to what the language head reads (N, E)."""
     found = []
     for at in range(0, len(captions), CHUNK):

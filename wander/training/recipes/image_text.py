@@ -26,7 +26,7 @@ from wander.adapters.multiway import MultiWayConfig
 from wander.backbones.base import HeadConfig
 from wander.backbones.beit3 import BEiT3, BEiT3Config
 from wander.checkpoints.folder import Description
-from wander.tasks import tasks
+from wander.tasks._retrieval import both_ways
 from wander.training.loop import reproducible
 from wander.training.recipes._alignment import contrast, regression, start_heads_
 from wander.training.recipes._annealing import Annealing, anneal
@@ -40,8 +40,7 @@ from wander.training.recipes._captioned_corpus import (
 )
 from wander.training.recipes._descriptors import Descriptors
 from wander.training.recipes._towers import Told, embeddings, features, learn_to_read, learn_to_see, read_out
-from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained
-from wander.training.recipes.sentiment import checked
+from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained, checked
 
 TASK = "image_text"
 
@@ -234,9 +233,10 @@ def train_adapted(
 
 def metrics(host: BEiT3, part: CaptionedPart) -> dict[str, float]:
     """The task's metrics, to four decimals."""
-    found = {name: {f"{name}_embedding": value.numpy()} for name, value in embeddings(host, part).items()}
-    labels = {"image": np.arange(len(part)), "text": part.owners}
-    return {name: round(value, 4) for name, value in tasks.get(TASK).joint_metrics(found, labels).items()}
+    vectors = embeddings(host, part)
+    text, image = (vectors[side].numpy().astype(np.float64) for side in ("text", "image"))
+    found = both_ways(("text", "image"), text @ image.T, (part.owners, np.arange(len(part))))
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 def recall_sum(found: dict[str, float]) -> float:
