@@ -1,17 +1,20 @@
 """What an adapter costs at inference: the adapted, folded graph against its frozen host alone, on ONNX Runtime.
 
-    python -m benchmarks.adapter_cost [--models bert_vit,beit3_base] [--batches 1,8] [--out FILE]
+    python -m benchmarks.adapter_cost [--models bert_vit,beit3_base] [--batches 1,8] [--cpu-time] [--out FILE]
 
-Three graphs of every tower take turns in one run: adapted and folded; the plain host as it is exported without folds;
-and the plain host folded alike (its read-out pruned too). Random weights, float32, all threads. Texts of BEiT-3 have
-`--tokens` tokens.
+Four graphs of every tower take turns in one run: adapted and folded; the plain host as it is exported without folds;
+the plain host whose read-out alone is pruned; and the plain host with all folds that it has. Random weights, float32.
+Texts of BEiT-3 have `--tokens` tokens. Wall time on all threads; with `--cpu-time` the processor time of one thread,
+which other work on the machine disturbs far less.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from dataclasses import asdict
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,14 +27,22 @@ from rich.progress import Progress
 from benchmarks._models import MODELS, SEED
 from benchmarks._timing import Spread, alternate, ratio
 from benchmarks.results import circumstances, publish, table
-from export.fold import fold
 from export.trace import trace
 from wander.backbones import Host
+from wander.backbones.base import Fold
 from wander.console import progress
 from wander.engines import DEFAULT_ENGINE, EngineOptions, engines
 
-VARIANTS = {"adapted, folded": (True, True), "plain": (False, False), "plain, folded": (False, True)}
-ADAPTED, PLAIN, PRUNED = VARIANTS
+PRUNING = ("read_out", "read_tokens")
+VARIANTS: dict[str, tuple[bool, Callable[[Fold], bool]]] = {
+    "adapted, folded": (True, lambda _: True),
+    "plain": (False, lambda _: False),
+    "plain, pruned": (False, lambda rewrite: rewrite.name in PRUNING),
+    "plain, folded": (False, lambda _: True),
+}
+"""Whether it is adapted, and which of the folds are applied."""
+ADAPTED, PLAIN, PRUNED, FOLDED = VARIANTS
+RATIOS = {"to plain": PLAIN, "to plain, pruned": PRUNED, "to plain, folded": FOLDED}
 
 
 def inputs(host: Host, tower: str, rows: int, tokens: int) -> dict[str, NDArray[Any]]:
@@ -46,10 +57,11 @@ def inputs(host: Host, tower: str, rows: int, tokens: int) -> dict[str, NDArray[
 def write_graphs(name: str, out: Path, display: Progress) -> tuple[Host, dict[str, dict[str, Path]]]:
     """The graphs of one model by tower and variant, and a host that tells their inputs but has no weights any more."""
     graphs: dict[str, dict[str, Path]] = {}
-    for variant, (adapted, folded) in VARIANTS.items():
+    for variant, (adapted, wanted) in VARIANTS.items():
         host = MODELS[name](adapted)
-        if folded:
-            fold(host)
+        for rewrite in host.folds():
+            if wanted(rewrite):
+                rewrite.apply()
         for tower in display.track(list(host.towers("logits")), description=f"{name}, {variant}"):
             path = out / f"{name}-{tower}-{variant.replace(', ', '-')}.onnx"
             trace(host, tower, "logits", path)
@@ -57,33 +69,38 @@ def write_graphs(name: str, out: Path, display: Progress) -> tuple[Host, dict[st
     return host.to("meta"), graphs
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: batch sizes, tokens of a text, turns of every variant, and by which clock."""
+
+    batches: list[int]
+    tokens: int
+    rounds: int
+    cpu_time: bool
+
+
 def measure(
-    name: str,
-    host: Host,
-    graphs: dict[str, dict[str, Path]],
-    batches: list[int],
-    tokens: int,
-    rounds: int,
-    on: Progress,
+    name: str, host: Host, graphs: dict[str, dict[str, Path]], plan: Plan, on: Progress
 ) -> list[dict[str, Any]]:
     """Rows for every tower and batch of one model."""
     found = []
-    engine = engines.get(DEFAULT_ENGINE)
+    engine, options = engines.get(DEFAULT_ENGINE), EngineOptions(threads=1 if plan.cpu_time else 0)
+    clock = time.thread_time if plan.cpu_time else time.perf_counter
     for tower, paths in graphs.items():
         signature = host.towers("logits")[tower].signature
-        sessions = {v: engine.open(path, signature, EngineOptions()) for v, path in paths.items()}
-        for batch in batches:
-            arrays = inputs(host, tower, batch, tokens)
+        sessions = {v: engine.open(path, signature, options) for v, path in paths.items()}
+        for batch in plan.batches:
+            arrays = inputs(host, tower, batch, plan.tokens)
             calls = {variant: partial(session.run, arrays) for variant, session in sessions.items()}
-            seconds = alternate(calls, on.track(range(rounds), description=f"{name}, {tower}, batch {batch}"))
+            turns = on.track(range(plan.rounds), description=f"{name}, {tower}, batch {batch}")
+            seconds = alternate(calls, turns, clock=clock)
             found.append(
                 {
                     "model": name,
                     "tower": tower,
                     "batch": batch,
                     "ms": {v: asdict(Spread.of([1000 * s for s in own])) for v, own in seconds.items()},
-                    "to_plain": asdict(ratio(seconds[ADAPTED], seconds[PLAIN])),
-                    "to_plain_folded": asdict(ratio(seconds[ADAPTED], seconds[PRUNED])),
+                    "ratios": {what: asdict(ratio(seconds[ADAPTED], seconds[v])) for what, v in RATIOS.items()},
                 }
             )
         for session in sessions.values():
@@ -96,27 +113,31 @@ def main(
     batches: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8",
     tokens: Annotated[int, typer.Option(help="Length of BEiT-3's texts.")] = 16,
     rounds: Annotated[int, typer.Option(help="Turns of every variant.")] = 15,
+    cpu_time: Annotated[bool, typer.Option("--cpu-time", help="Processor time of one thread.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write FILE.md and FILE.json.")] = None,
 ) -> None:
     """The adapted model against its frozen host alone."""
     about = circumstances("benchmarks.adapter_cost", ("torch", "onnxruntime"))
-    sizes = [int(size) for size in batches.split(",")]
+    plan = Plan([int(size) for size in batches.split(",")], tokens, rounds, cpu_time)
     with tempfile.TemporaryDirectory() as scratch, progress() as display:
         written = {name: write_graphs(name, Path(scratch), display) for name in models.split(",")}
         print("graphs are written, now measuring", file=sys.stderr)
-        rows = [row for name, one in written.items() for row in measure(name, *one, sizes, tokens, rounds, display)]
-    columns = ["model, tower, batch", *(f"{v}, ms" for v in VARIANTS), "to plain", "to plain, folded", "quartiles"]
+        rows = [row for name, one in written.items() for row in measure(name, *one, plan, display)]
+    columns = ["model, tower, batch", *(f"{v}, ms" for v in VARIANTS), *RATIOS]
     lines = [
         [
             f"{row['model']}, {row['tower']}, {row['batch']}",
             *(f"{row['ms'][variant]['median']:.1f}" for variant in VARIANTS),
-            *(f"{row[key]['median']:.3f}" for key in ("to_plain", "to_plain_folded")),
-            f"{row['to_plain']['lower']:.3f} to {row['to_plain']['upper']:.3f}",
+            *(
+                f"{spread['median']:.3f} ({spread['lower']:.3f} to {spread['upper']:.3f})"
+                for spread in row["ratios"].values()
+            ),
         ]
         for row in rows
     ]
-    note = "Quartiles are those of the ratio to the plain host, taken within every turn."
-    publish("What an adapter costs", about, [table(columns, lines), note], {"rows": rows}, out)
+    clock = "Processor time of one thread" if cpu_time else "Wall time, all threads"
+    note = f"{clock}, {rounds} turns. Ratios of the adapted model are taken within every turn; median and quartiles."
+    publish("What an adapter costs", about, [note, table(columns, lines)], {"cpu_time": cpu_time, "rows": rows}, out)
 
 
 if __name__ == "__main__":

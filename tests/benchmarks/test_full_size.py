@@ -37,8 +37,9 @@ def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "image_text", tiny(BEiT3))
 
 
-def test_the_cost_of_an_adapter_is_measured_for_every_tower_and_batch(tmp_path: Path) -> None:
-    adapter_cost.main("food,image_text", "1,2", tokens=5, rounds=2, out=tmp_path / "cost.json")
+@pytest.mark.parametrize("cpu_time", [False, True])
+def test_the_cost_of_an_adapter_is_measured_for_every_tower_and_batch(cpu_time: bool, tmp_path: Path) -> None:
+    adapter_cost.main("food,image_text", "1,2", tokens=5, rounds=2, cpu_time=cpu_time, out=tmp_path / "cost.json")
     rows = json.loads((tmp_path / "cost.json").read_text(encoding="utf-8"))["rows"]
     assert [(row["model"], row["tower"], row["batch"]) for row in rows] == [
         (model, tower, batch)
@@ -49,7 +50,8 @@ def test_the_cost_of_an_adapter_is_measured_for_every_tower_and_batch(tmp_path: 
     for row in rows:
         assert set(row["ms"]) == set(adapter_cost.VARIANTS)
         assert all(spread["lower"] > 0 for spread in row["ms"].values())
-        assert row["to_plain"]["median"] > 0 < row["to_plain_folded"]["median"]
+        assert set(row["ratios"]) == set(adapter_cost.RATIOS)
+        assert all(spread["lower"] > 0 for spread in row["ratios"].values())
     assert "| image_text, text, 2 |" in (tmp_path / "cost.md").read_text(encoding="utf-8")
 
 
@@ -64,6 +66,7 @@ def test_the_variants_are_adapted_and_plain(tmp_path: Path) -> None:
         with engine.open(path, signature, adapter_cost.EngineOptions()) as session:
             found[variant] = session.run(arrays)["text_embedding"]
     assert abs(found[adapter_cost.PLAIN] - found[adapter_cost.PRUNED]).max() < 1e-5
+    assert abs(found[adapter_cost.PLAIN] - found[adapter_cost.FOLDED]).max() < 1e-5
     assert abs(found[adapter_cost.PLAIN] - found[adapter_cost.ADAPTED]).max() > 1e-2
 
 
