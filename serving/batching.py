@@ -98,6 +98,7 @@ class Batcher:
     name: str = "graph"
     _buckets: dict[tuple[bool, Shape], deque[_Ticket]] = field(default_factory=dict, init=False)
     _rows: int = field(default=0, init=False)
+    _computing: int = field(default=0, init=False)
     _seconds_per_row: float = field(default=0.0, init=False)
     _paces: OrderedDict[Shape, Pace] = field(default_factory=OrderedDict, init=False)
     _closed: bool = field(default=False, init=False)
@@ -186,6 +187,8 @@ class Batcher:
     def _work(self, session: Session) -> None:
         while (batch := self._next()) is not None:
             self._compute(session, batch)
+            with self._condition:
+                self._computing -= sum(ticket.rows for ticket in batch)
 
     def _next(self) -> list[_Ticket] | None:
         """Waits for a batch; None once the batcher is closed and nothing waits."""
@@ -213,13 +216,26 @@ class Batcher:
         batch: list[_Ticket] = []
         for key in sorted(self._buckets, key=lambda k: self._buckets[k][0].rank):
             bulk, shape = key
-            limit = self._pace(shape).limit(self._rows) if self.options.adaptive else self.options.max_batch_size
+            share = self._share()
+            limit = self._pace(shape).limit(share) if self.options.adaptive else self.options.max_batch_size
+            limit = min(limit, share)
             rows = self._fill(batch, key, 0, limit, now)
             if batch:
                 if not bulk and rows < limit and (True, shape) in self._buckets:
                     self._fill(batch, (True, shape), rows, limit, now)
                 break
+        self._computing += sum(ticket.rows for ticket in batch)
         return batch
+
+    def _share(self) -> int:
+        """Rows for one session, if all that wait or are being computed were shared out.
+
+        One that took all that wait would leave the others idle until its answers bring new requests. Where a delay
+        gathers rows, batches are to be large.
+        """
+        if self.options.delay:
+            return self._rows
+        return min(self._rows, -(-(self._rows + self._computing) // len(self.sessions)))
 
     def _fill(self, batch: list[_Ticket], key: tuple[bool, Shape], rows: int, limit: int, now: float) -> int:
         """Moves tickets to a batch that has so many rows, while they fit. Returns how many it has then."""

@@ -88,11 +88,13 @@ def run(script: Path, port: int, connections: int, seconds: float) -> tuple[Load
 
 
 def read(said: str) -> Load:
-    """What wrk printed, in numbers. Raises LoadFailed if its summary is not in it."""
+    """What wrk printed, in numbers. Raises LoadFailed if its summary is not in it, or says of no request."""
     found = re.search(r"^summary (\{.*\})$", said, re.MULTILINE)
     if found is None:
         raise LoadFailed("wrk printed no summary")
     summary = json.loads(found[1])
+    if summary["requests"] == 0:
+        raise LoadFailed("no request was answered in the time of a measurement")
     failed = summary["status"] + summary["sockets"] + summary["timeouts"]
     p50, p90, p99, most = (summary[name] / 1000 for name in ("p50", "p90", "p99", "max"))
     return Load(1e6 * summary["requests"] / summary["microseconds"], p50, p90, p99, most, failed)

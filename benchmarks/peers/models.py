@@ -53,9 +53,9 @@ def graph(folder: Path, model: str) -> Graph:
 
 
 def build(model: str, folder: Path) -> Graph:
-    """`folder/model`, exported unless it is there already."""
+    """The model in a repository of its own, `folder/model`; exported unless it is there already."""
+    checkpoint, folder = folder / "checkpoints" / model, folder / model
     if not (folder / model).exists():
-        checkpoint = folder.parent / "checkpoints" / model
         if not checkpoint.exists():
             _write_checkpoint(model, checkpoint)
         command = [sys.executable, "-m", "wander", "export", str(checkpoint), str(folder / model)]

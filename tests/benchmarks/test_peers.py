@@ -34,8 +34,8 @@ summary {"requests": 1000, "microseconds": 500000, "p50": 1500, "p90": 2000, "p9
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Graph:
-    building.publish(tmp_path / "models" / "small")
-    return graph(tmp_path / "models", "small")
+    building.publish(tmp_path / "small" / "small")
+    return graph(tmp_path / "small", "small")
 
 
 def row(graph: Graph) -> dict[str, Any]:

@@ -425,6 +425,26 @@ def test_all_sessions_work_at_the_same_time() -> None:
     run(test())
 
 
+def test_sessions_share_what_waits() -> None:
+    async def test() -> None:
+        with batching(max_batch_size=8, sessions=2) as (batcher, probes):
+            for probe in probes:
+                probe.gate.clear()
+            plugs = await queued(batcher, rows(0), rows(0))
+            for probe in probes:
+                await entering(probe)
+            tasks = await queued(batcher, *(rows(mark) for mark in range(1, 7)))
+            first, second = probes
+            first.gate.set()  # it takes half of what waits and of the row that the other computes: 4 of 7
+            await entering(first)
+            second.gate.set()
+            await asyncio.gather(*plugs, *tasks)
+            assert first.batches[1] == 4
+            assert sorted(first.rows + second.rows) == [0, 0, 1, 2, 3, 4, 5, 6]
+
+    run(test())
+
+
 def test_delay_gathers_until_the_batch_is_full() -> None:
     async def test() -> None:
         with batching(max_batch_size=3, delay=NEVER) as (batcher, [probe]):
