@@ -6,7 +6,9 @@ INSTALLED := .venv/installed
 ZOO := $(wildcard zoo/*/adapter/adapter_config.json)
 BUNDLES := $(patsubst zoo/%/adapter/adapter_config.json,models/%/1/manifest.json,$(ZOO))
 
-.PHONY: setup run models verify test check format bench bench-full clean
+RAY := .venv-ray
+
+.PHONY: setup run models verify test test-ray check format bench bench-full clean
 
 setup: $(INSTALLED)
 
@@ -31,6 +33,16 @@ verify: models
 test: check
 	$(BIN)/pytest
 
+# Ray is large, and what needs it has an environment of its own.
+test-ray: $(RAY)/installed
+	$(RAY)/bin/pytest tests/serving/ray
+
+$(RAY)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray,grpc]' \
+		pytest hypothesis onnx
+	touch $@
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,4 +64,4 @@ bench-full: setup
 	$(BIN)/python -m benchmarks.full_size
 
 clean:
-	rm -rf .venv models build dist *.egg-info
+	rm -rf .venv .venv-ray models build dist *.egg-info

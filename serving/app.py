@@ -44,6 +44,8 @@ def create_app(
     settings: Settings | None = None,
     *,
     team: Team | None = None,
+    repository: Callable[[Settings, Metrics], Repository] = Repository,
+    indexes: bool = True,
     on_ready: Callable[[Service], None] = lambda _: None,
     on_failure: Callable[[WanderError], None] | None = None,
 ) -> FastAPI:
@@ -53,12 +55,15 @@ def create_app(
 
     Args:
         team: the processes that serve together with this one.
-        on_ready: called when they are.
+        repository: makes what loads the models.
+        indexes: whether this application may hold indexes; of those that share a folder of them, one may.
+        on_ready: called when the models are loaded.
         on_failure: called if they cannot be, or if a protocol's own server cannot run. Without it, starting fails.
     """
     settings = settings or Settings()
     metrics = Metrics()
-    service = Service(Repository(settings, metrics), settings, metrics, first=team is None or team.number == 0)
+    first = indexes and (team is None or team.number == 0)
+    service = Service(repository(settings, metrics), settings, metrics, first=first)
     tracing = _tracing(settings)
     service.tracing = tracing
     mounted = [protocol(service) for _, protocol in protocols]

@@ -275,15 +275,16 @@ class Batcher:
             return self._pace(shape).best
 
     def _compute(self, session: Session, batch: list[_Ticket]) -> None:
-        """Runs a batch and hands out its results. If the engine fails, every ticket is tried alone."""
+        """Runs a batch and hands out its results. If the engine fails on it, every ticket is tried alone."""
         started = time.monotonic()
         outcome = self._run(session, batch)
         if isinstance(outcome, ServiceError):
-            if len(batch) > 1:
+            # An engine that is elsewhere, and cannot be reached, would not answer them one by one either.
+            if len(batch) > 1 and not isinstance(outcome, NotReady | Overloaded):
                 for ticket in batch:
                     self._compute(session, [ticket])
             else:
-                _deliver(batch, [outcome])
+                _deliver(batch, [outcome] * len(batch))
             return
         seconds = time.monotonic() - started
         results: list[Result | ServiceError] = []

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from wander.console import print_json, progress, stderr, stdout
 
 if TYPE_CHECKING:
+    from serving.settings import Settings
     from wander.bundle import Bundle
 
+S = TypeVar("S", bound="Settings")
 
 CHUNK = 1024
 """Items of `predict --jsonl` that are computed together."""
@@ -23,44 +25,52 @@ CHUNK = 1024
 
 def serve(**given: Any) -> None:
     """Serve every bundle in a folder over HTTP."""
-    from pydantic import ValidationError
-
     from serving.server import run
     from serving.settings import Settings
+
+    settings = settings_of(Settings, given)
+    if settings.workers == 1:
+        run(settings, announce)
+        return
+    from serving.workers.supervisor import Supervisor
+
+    Supervisor(settings, announce).run()
+
+
+def settings_of(kind: type[S], given: dict[str, Any]) -> S:
+    """What was given, and else the variables of the environment. Raises UsageError for what cannot be."""
+    from pydantic import ValidationError
+
     from wander.errors import UsageError
     from wander.manifest import first_problem
 
     try:
-        settings = Settings(**given)
+        return kind(**given)
     except ValidationError as error:
         raise UsageError(first_problem(error)) from error
-    if settings.workers == 1:
-        run(settings, _announce)
-        return
-    from serving.workers.supervisor import Supervisor
-
-    Supervisor(settings, _announce).run()
 
 
-def _options() -> list[inspect.Parameter]:
+def options(kind: type[Settings], without: Container[str] = ()) -> list[inspect.Parameter]:
     """Every setting as an option with its variable, and the folder of models as an argument."""
-    from serving.settings import Settings
-
-    options = []
-    for name, field in Settings.model_fields.items():
+    found = []
+    for name, field in kind.model_fields.items():
+        if name in without:
+            continue
         bounds = {k: getattr(m, k) for m in field.metadata for k in ("ge", "le", "gt") if hasattr(m, k)}
         more: dict[str, Any] = {"help": field.description, "envvar": f"WANDER_{name.upper()}"}
         option = typer.Argument(**more)
         if name != "models":
             option = typer.Option(min=bounds.get("ge", bounds.get("gt")), max=bounds.get("le"), **more)
         annotation = Annotated[field.annotation, option]  # type: ignore[name-defined]
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        options.append(inspect.Parameter(name, kind, default=field.default, annotation=annotation))
-    return options
+        where = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        found.append(inspect.Parameter(name, where, default=field.default, annotation=annotation))
+    return found
 
 
 with suppress(ModuleNotFoundError):  # the command itself will say what is to be installed
-    serve.__signature__ = inspect.Signature(_options())  # type: ignore[attr-defined]
+    from serving.settings import Settings
+
+    serve.__signature__ = inspect.Signature(options(Settings))  # type: ignore[attr-defined]
 
 
 def predict(
@@ -199,6 +209,6 @@ def _bytes(path: str, mode: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _announce(lines: Sequence[str]) -> None:
+def announce(lines: Sequence[str]) -> None:
     for line in lines:
         stderr.print(line, markup=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -28,6 +28,10 @@ SMALL_S = 0.003
 """A row that takes less on one core is not worth the synchronisation of several."""
 SMALL_BYTES = 100_000_000
 """Larger weights are not opened twice for a trial."""
+
+
+OpenSessions = Callable[[Bundle, str, Settings], list[Session]]
+"""Opens what runs one graph of a bundle, here or elsewhere."""
 
 
 @dataclass(eq=False)
@@ -89,20 +93,24 @@ def weights_bytes(bundle: Bundle) -> int:
     return sum(path.stat().st_size for path in bundle.path.iterdir() if path.name.removesuffix(".data") in stems)
 
 
-def open_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
+def open_model(bundle: Bundle, settings: Settings, metrics: Metrics, sessions: OpenSessions | None = None) -> Model:
     """Verifies the files, opens every graph, and compares the answers to its samples with those of the export.
+
+    Args:
+        sessions: opens those of one graph, each tried; by default `open_sessions`.
 
     Raises BundleError for a bundle that is not whole, or does not answer as it should.
     """
+    open_graph = sessions or open_sessions
     bundle.verify()
     manifest = bundle.manifest
     model = Model(bundle, tasks.get(manifest.task)(manifest, bundle.path))
     size = weights_bytes(bundle) // len(manifest.graphs)
     try:
         for name, graph in manifest.graphs.items():
-            sessions = _open_sessions(bundle, name, settings)
-            model.bytes += size * len(sessions)
-            model.engine.update(sessions[0].describe(), instances=str(len(sessions)))
+            opened = open_graph(bundle, name, settings)
+            model.bytes += size * len(opened)
+            model.engine.update(opened[0].describe(), instances=str(len(opened)))
             options = BatchingOptions(
                 graph.max_batch_size,
                 max(settings.max_queue_rows, graph.max_batch_size),
@@ -111,20 +119,20 @@ def open_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
             )
             statistics = model.statistics[name] = Statistics()
             observer = _Observer(metrics, (*model.labels, name, settings.engine), statistics)
-            model.queues[name] = Batcher(sessions, options, observer, f"{bundle.name}/{name}")
+            model.queues[name] = Batcher(opened, options, observer, f"{bundle.name}/{name}")
     except BaseException:
         model.close(0)
         raise
     return model
 
 
-def _open_sessions(bundle: Bundle, graph: str, settings: Settings) -> list[Session]:
-    """Sessions of one graph, each warmed and tried.
+def open_sessions(bundle: Bundle, graph: str, settings: Settings, cores: int | None = None) -> list[Session]:
+    """Sessions of one graph, each warmed and tried. They share `cores`: those of this process, if none are named.
 
     How many there are, if the settings leave it open: a graph whose row takes less than `SMALL_S` on one core gains
     nothing from a second core, so that every core gets an instance; a larger one gets all cores for itself.
     """
-    cores = max(1, usable_cores() // settings.workers)
+    cores = cores or max(1, usable_cores() // settings.workers)
     opened: list[Session] = []
 
     def more(instances: int, threads: int) -> None:
@@ -132,7 +140,7 @@ def _open_sessions(bundle: Bundle, graph: str, settings: Settings) -> list[Sessi
         while len(opened) < instances:
             options = EngineOptions(threads=threads)
             opened.append(engine.open(bundle.graph_path(graph), bundle.manifest.graphs[graph].signature, options))
-            _try(bundle, graph, opened[-1])
+            try_session(bundle, graph, opened[-1])
 
     try:
         if settings.instances:
@@ -165,7 +173,7 @@ def _seconds_of_a_row(bundle: Bundle, graph: str, session: Session) -> float:
     return best
 
 
-def _try(bundle: Bundle, graph: str, session: Session) -> None:
+def try_session(bundle: Bundle, graph: str, session: Session) -> None:
     """Warms a session and raises BundleError if it does not answer the samples as the export did."""
     samples = bundle.samples(graph)
     allowed = [check for check in bundle.parity.get("checks", ()) if check["graph"] == graph]

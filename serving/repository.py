@@ -17,7 +17,7 @@ from typing import Literal
 from serving.catalog import LATEST, Catalog, Served, order
 from serving.folders import fingerprint, model_folders, read_aliases
 from serving.metrics import Metrics, QueueCollector
-from serving.model import Model, open_model, weights_bytes
+from serving.model import Model, OpenSessions, open_model, weights_bytes
 from serving.settings import Settings
 from wander.bundle import Bundle, versions
 from wander.errors import BundleError, Forbidden, NotFound, WanderError
@@ -42,10 +42,14 @@ class Repository(Catalog):
 
     `none`: all are loaded at the start, and stay. `poll`: the folder is followed, see `refresh`. `explicit`:
     `load_model` and `unload_model` say what is served; at the start, all of it, or what `settings.load` names.
+
+    Args:
+        sessions: what runs the graphs, if they are not run in this process.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, sessions: OpenSessions | None = None) -> None:
         super().__init__()
+        self._sessions = sessions
         self.settings = settings
         self.metrics = metrics
         self._notes: dict[tuple[str, str], Status] = {}
@@ -210,7 +214,7 @@ class Repository(Catalog):
         self._notes[key] = Status(*key, "LOADING")
         try:
             self._make_room(bundle)
-            model = open_model(bundle, self.settings, self.metrics)
+            model = open_model(bundle, self.settings, self.metrics, self._sessions)
         except (WanderError, OSError) as error:
             raise self._refusal(*key, error) from error
         self._notes.pop(key, None)

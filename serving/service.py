@@ -82,7 +82,8 @@ class Service:
     """Items go through resolve, preprocess in a pool, queue, postprocess; tensors go through the queue alone.
 
     Attributes:
-        first: whether this process holds what there can be only once, as the indexes; false for all workers but one.
+        first: whether this process holds what there can be only once, as the indexes; false for all workers but one,
+            and where no process can be that one.
         tracing: is told of every item that is answered, if there is any.
     """
 

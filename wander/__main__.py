@@ -18,6 +18,7 @@ from wander.errors import UsageError, WanderError
 COMMANDS = "wander.commands"
 EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "transformers"), "export"),
+    "ray": "ray",
     **dict.fromkeys(("onnxruntime", "fastapi", "uvicorn", "orjson", "pydantic_settings", "httpx"), "serve"),
 }
 """Packages that a room needs, and the extra that brings them."""

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from serving.auth import charge
 from serving.index import Hit, Index, Indexes, Item, Origin, Query
@@ -33,7 +33,7 @@ from serving.protocols._retrieval import (
 )
 from serving.protocols.base import Protocol, deadline, json_response, problem
 from serving.service import Answer, Service, Target, Timing
-from wander.errors import InputError, NotFound, NotReady, ServiceError
+from wander.errors import Forbidden, InputError, NotFound, NotReady, ServiceError
 from wander.tasks import tasks
 
 EMBED = "embed"
@@ -61,7 +61,7 @@ class Retrieval(Protocol):
         await asyncio.to_thread(self.indexes.close)
 
     def router(self) -> APIRouter:
-        router = APIRouter(prefix=self.prefix, tags=["retrieval"])
+        router = APIRouter(prefix=self.prefix, tags=["retrieval"], dependencies=[Depends(self._held)])
         items = "/{index}/items"
         one = items + "/{id:path}"
         for method, path, endpoint, summary, body in (
@@ -78,6 +78,11 @@ class Retrieval(Protocol):
                 path, endpoint, methods=[method], summary=summary, openapi_extra=body or None, responses=RESPONSES
             )
         return router
+
+    async def _held(self) -> None:
+        """Raises Forbidden where an index would be a second one over the same folder."""
+        if not self.service.first:
+            raise Forbidden("this server holds no indexes; ask one that does: wander serve MODELS --indexes FOLDER")
 
     # Indexes
 

@@ -149,9 +149,9 @@ def npz(**arrays: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Waits for what another thread brings about."""
-    until = time.monotonic() + PATIENCE
+def wait_until(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
+    """Waits for what another thread or process brings about."""
+    until = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.001)

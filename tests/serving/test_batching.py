@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from serving.batching import Batcher, BatchingOptions, BatchStats, Result
 from tests.serving.building import PATIENCE
 from wander.engines.fake import FakeSession
-from wander.errors import DeadlineExceeded, EngineError, NotReady, Overloaded
+from wander.errors import DeadlineExceeded, EngineError, NotReady, Overloaded, ServiceError
 from wander.signature import Arrays, Signature, TensorSpec
 
 SIGNATURE = Signature(
@@ -39,6 +39,7 @@ class Probe(FakeSession):
         self.entered = threading.Semaphore(0)
         self.seen: list[list[float]] = []
         self.bugs: set[float] = set()
+        self.away: ServiceError | None = None
 
     def _run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         marks = inputs["x"][:, 0].tolist()
@@ -46,6 +47,8 @@ class Probe(FakeSession):
         self.entered.release()
         if self.bugs & set(marks):
             raise ZeroDivisionError("a bug of the engine")
+        if self.away is not None and marks != [0]:
+            raise self.away
         return super()._run(inputs)
 
     @property
@@ -331,6 +334,21 @@ def test_poisoned_row_fails_alone() -> None:
             results = await asyncio.gather(*tasks, return_exceptions=True)
             assert isinstance(results[1], EngineError)
             assert [marks_of(result) for result in results if isinstance(result, Result)] == [[1], [4]]
+
+    run(test())
+
+
+@pytest.mark.parametrize("error", [NotReady("its node has gone", 3), Overloaded("its queue is full", 3)])
+def test_engine_that_is_not_there_is_asked_once_for_all(error: ServiceError) -> None:
+    """Row by row it would not be there either, and every caller would wait for the others' turns."""
+
+    async def test() -> None:
+        with batching() as (batcher, [probe]):
+            probe.away = error
+            async with busy(batcher, probe):
+                tasks = await queued(batcher, rows(1), rows(2, 3), rows(4))
+            assert await asyncio.gather(*tasks, return_exceptions=True) == [error] * 3
+            assert probe.seen == [[0], [1, 2, 3, 4]]
 
     run(test())
 

@@ -16,6 +16,8 @@ from serving.repository import Repository
 from serving.settings import Settings
 from tests.serving.building import Linear, publish
 from wander.bundle import EXAMPLE, MANIFEST, PARITY, Bundle
+from wander.engines import Session
+from wander.engines.fake import FakeSession
 from wander.errors import BundleError, ConfigError
 from wander.files import relative_files, sha256
 
@@ -42,6 +44,20 @@ def test_everything_in_the_folder_is_loaded(models: Path) -> None:
         ("iemocap", "1", "linear"),
         ("mosi", "1", "linear"),
     ]
+
+
+def test_graphs_that_run_elsewhere(models: Path) -> None:
+    opened: list[tuple[str, str]] = []
+
+    def elsewhere(bundle: Bundle, graph: str, settings: Settings) -> list[Session]:
+        opened.append((bundle.name, graph))
+        return [FakeSession(bundle.manifest.graphs[graph].signature)] * 3
+
+    repository = Repository(Settings(models=models), Metrics(), elsewhere)
+    repository.load()
+    assert opened == [("iemocap", "model"), ("mosi", "model")]
+    assert repository.get("mosi").engine["instances"] == "3"
+    repository.close()
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "samples/model.npz", PARITY, EXAMPLE])

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.app import create_app
 from serving.settings import Settings
 from tests.serving.building import Linear, Running, running
 from tests.serving.building import publish as publish_sentiment
@@ -242,6 +243,22 @@ def test_second_server_on_one_folder(server: Running, settings: Settings) -> Non
         assert described["error"]["status"] == 500
         assert problem(second.post(SEARCH, json={"text": "green"})) == (500, None)
     assert server.post(SEARCH, json={"text": "green"}).json()["hits"] == found
+
+
+def test_server_that_may_hold_none(settings: Settings) -> None:
+    """Another one has the folder, or none can know who has it."""
+    with running(settings, create_app(settings, indexes=False)) as server:
+        for method, path in [
+            ("GET", "/v1/retrieval"),
+            ("PUT", ITEMS),
+            ("POST", SEARCH),
+            ("DELETE", "/v1/retrieval/things"),
+        ]:
+            answer = server.client.request(method, path, json={"text": "red"})
+            assert (answer.status_code, answer.json()["type"]) == (403, "urn:wander:error:Forbidden")
+        assert server.client.get("/readyz").status_code == 200
+        assert "/v1/retrieval" in server.client.get("/openapi.json").json()["paths"]
+    assert not settings.indexes.exists()
 
 
 def test_restart(settings: Settings) -> None:

@@ -86,13 +86,14 @@ class Sentences:
             described[number] = self._words(sentences).sum(0)
         present = ((described > 0) & (self.rarity > 0)).astype(np.float32)
         self.words: Floats = word_vectors(present, size)
-        self._mean = np.zeros(size, np.float32)
+        self._mean: Floats = np.zeros(size, np.float32)
         placed = self(captions)
         own = [unit(placed[things == thing].mean(0, dtype=np.float32)) for thing in range(int(things.max()) + 1)]
-        self._mean = np.mean(own, axis=0)
+        self._mean = np.asarray(np.mean(own, axis=0), np.float32)
 
     def __call__(self, captions: Sequence[Sequence[int]]) -> Floats:
-        return unit(unit((self._words(captions) * self.rarity) @ self.words) - self._mean)
+        told = np.asarray((self._words(captions) * self.rarity) @ self.words, np.float32)
+        return unit(unit(told) - self._mean)
 
     def _words(self, captions: Sequence[Sequence[int]]) -> Floats:
         """(N, tokens): 1 for each token that a caption holds."""
