@@ -16,7 +16,6 @@ import asyncio
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -228,10 +227,11 @@ def main(
         )
         try:
             assert server.stderr is not None
-            first = next(line for line in server.stderr if b"serving on" in line).decode()
-            grpc = re.search(r"gRPC on ([\w.:]+)", first)
-            assert grpc is not None, first
-            soak = asyncio.run(run((first.split()[2], grpc[1]), server, known, models, minutes * 60, rate))
+            url, address = (
+                next(line.decode().split()[place] for line in server.stderr if line.startswith(begin))
+                for begin, place in ((b"serving on", 2), (b"serving gRPC on", 3))
+            )
+            soak = asyncio.run(run((url, address), server, known, models, minutes * 60, rate))
         finally:
             server.send_signal(signal.SIGTERM)
             _, log = server.communicate()
