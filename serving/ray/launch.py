@@ -101,7 +101,7 @@ def _connected(settings: RaySettings) -> Iterator[None]:
         raise UsageError(
             f"--address: there is no Ray cluster at {settings.address}: {_last_line(str(error))}"
         ) from error
-    except RuntimeError as error:  # such as another version of Ray or Python there
+    except Exception as error:  # of no class of their own: another version there, a node that does not come up in time
         raise WanderError(f"the Ray cluster cannot be used: {_last_line(str(error))}") from error
     try:
         yield

@@ -15,7 +15,7 @@ from tests.serving.ray.conftest import MODEL, Serving
 
 CONNECTIONS = 8
 DEADLINE_S = 5.0
-HANG_S = 15.0
+HANG_S = 30.0
 """An answer that takes longer than this has not come."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from tests.serving.building import PATIENCE, Linear, item, publish, wait_until
 from tests.serving.conftest import WANDER
-from tests.serving.ray.conftest import free_port
+from tests.serving.ray.conftest import START_S, free_port, wander_ray
 
 pytestmark = pytest.mark.usefixtures("needs_ray")
 
@@ -21,21 +20,13 @@ def test_cluster_of_its_own_ends_with_it(tmp_path: Path, monkeypatch: pytest.Mon
     publish(tmp_path / "models" / "mosi", Linear())
     with tempfile.TemporaryDirectory(prefix="wander-") as folder:
         monkeypatch.setenv("RAY_TMPDIR", folder)
-        url = f"http://127.0.0.1:{free_port()}"
-        options = ["--port", url.rpartition(":")[2], "--max-replicas", "1", "--drain-s", "1"]
-        process = subprocess.Popen([WANDER, "ray", tmp_path / "models", *options], stderr=subprocess.PIPE, text=True)
-        assert process.stderr is not None
-        try:
-            said = next((line for line in process.stderr if line.startswith("serving on")), None)
-            assert said == f"serving on {url}  (documentation: {url}/docs)\n"
-            answer = httpx.post(f"{url}/v1/sentiment", json=item(), timeout=PATIENCE, trust_env=False)
+        port = free_port()
+        with wander_ray(tmp_path / "models", port, "--max-replicas", "1") as process:
+            url = f"http://127.0.0.1:{port}/v1/sentiment"
+            answer = httpx.post(url, json=item(), timeout=PATIENCE, trust_env=False)
             assert answer.raise_for_status().json()["model"] == "mosi"
             assert processes(folder)
-            process.send_signal(signal.SIGTERM)
-            _, rest = process.communicate(timeout=PATIENCE)
-            assert (process.returncode, "Traceback" in rest) == (0, False)
-        finally:
-            process.kill()
+        assert process.returncode == 0
         wait_until(lambda: not processes(folder))
 
 
@@ -50,7 +41,7 @@ def test_no_cluster_there(address: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     command = [WANDER, "ray", tmp_path / "models", "--address", address]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=START_S)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if "error:" in line]
     assert line.startswith(f"error: --address: there is no Ray cluster at {address}")

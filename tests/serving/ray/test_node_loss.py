@@ -12,7 +12,7 @@ import pytest
 
 from tests.serving.building import Linear, publish, wait_until
 from tests.serving.ray.conftest import MODEL, Cluster, Serving, free_port, wander_ray
-from tests.serving.ray.load import DEADLINE_S, Load
+from tests.serving.ray.load import Load
 
 BACK_S = 60.0
 """Within this the lost replica must run elsewhere."""
@@ -25,7 +25,7 @@ def serving(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder: Path = tmp_path_factory.mktemp("ray") / "models"
     _, model = publish(folder / MODEL, Linear())
     port = free_port()
-    with wander_ray(folder, cluster, port, "--min-replicas", "2", "--max-replicas", "2"):
+    with wander_ray(folder, port, "--address", cluster.address, "--min-replicas", "2", "--max-replicas", "2"):
         started = Serving(f"http://127.0.0.1:{port}", cluster, model)
         wait_until(started.ready)
         yield started
@@ -68,4 +68,3 @@ def test_node_is_lost_under_load(
     assert set(counted) <= {"200", "429", "503", "504"}
     assert set(load.counted(settled)) == {"200"}
     assert lost >= 1  # calls were in flight on the node when it died
-    assert slowest < DEADLINE_S + 2

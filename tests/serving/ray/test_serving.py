@@ -40,8 +40,8 @@ def serving(cluster: Cluster, folder: Path) -> Iterator[Serving]:
     graph = Graph(file="model.onnx", signature=model.signature, max_batch_size=ROWS)
     publish(folder / WIDE, model, graphs={"model": graph})
     port = free_port()
-    options = ("--max-replicas", "2", "--upscale-delay-s", "1", "--max-items", str(ROWS))
-    with wander_ray(folder, cluster, port, *options):
+    options = ("--address", cluster.address, "--max-replicas", "2", "--upscale-delay-s", "1", "--max-items", str(ROWS))
+    with wander_ray(folder, port, *options):
         started = Serving(f"http://127.0.0.1:{port}", cluster, model)
         wait_until(started.ready)
         yield started
