@@ -152,7 +152,8 @@ def test_an_existing_folder_is_refused_before_anything_is_trained(
 def test_an_unknown_task_lists_the_recipes(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = call(capsys, "train", "weather", "--data", str(tiny_data), "--out", str(tmp_path / "out"))
     assert code == 2
-    assert "there is one for: food, sentiment" in err
+    assert "there is one for: " in err
+    assert "sentiment" in err
 
 
 def test_wrong_uses_of_evaluate(
