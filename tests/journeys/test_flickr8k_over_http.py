@@ -54,8 +54,8 @@ def test_served_ranks_are_those_of_offline_torch_and_above_the_floor(serve: Star
     served = {"image": embed(client, images), "text": embed(client, texts)}
     assert (len(served["image"]), len(served["text"])) == (103, 515)
 
-    task = tasks.get("image_text")
-    rows = load_rows(DATA, "test", task(bundle.manifest, bundle.path))
+    task = tasks.get("image_text")(bundle.manifest, bundle.path)
+    rows = load_rows(DATA, "test", task)
     towers = compose(ZOO).host.towers(task.output)
     offline = {
         side: answered(rows[side], lambda batch, side=side: run(towers[side], batch), 64)[f"{side}_embedding"]
