@@ -58,7 +58,7 @@ bench: models
 	$(BIN)/python -m benchmarks.startup models
 	$(BIN)/python -m benchmarks.hostile_images
 
-# Published sizes, random weights: about an hour on two cores that do nothing else, and 10 GB of scratch.
+# Published sizes, random weights: long, and only worth something on a machine that does nothing else.
 bench-full: setup
 	$(BIN)/python -m benchmarks.adapter_cost
 	$(BIN)/python -m benchmarks.full_size
