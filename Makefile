@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 ZOO := $(wildcard zoo/*/adapter/adapter_config.json)
 BUNDLES := $(patsubst zoo/%/adapter/adapter_config.json,models/%/1/manifest.json,$(ZOO))
 
-.PHONY: setup run models verify test check format bench bench-full clean
+.PHONY: setup run models verify test check format bench bench-full bench-peers clean
 
 setup: $(INSTALLED)
 
@@ -50,6 +50,10 @@ bench: models
 bench-full: setup
 	$(BIN)/python -m benchmarks.adapter_cost
 	$(BIN)/python -m benchmarks.full_size
+
+# Other servers, each in an environment of its own outside the repository; needs wrk, and three quarters of an hour.
+bench-peers: setup
+	$(BIN)/python -m benchmarks.peers --out benchmarks/results/peers
 
 clean:
 	rm -rf .venv models build dist *.egg-info
