@@ -2,8 +2,8 @@
 
 It adds no wait of its own: an idle engine takes what is there at once, a busy one lets the queue gather. Each session
 has a thread that pulls; a batch is formed at the moment the session is free, from rows of one shape, oldest first, and
-rows of bulk work after all others: they fill what room is left. Several sessions share what waits. What has expired, or whose
-caller has gone, is dropped then, before it is computed.
+rows of bulk work after all others: they fill what room is left. Several sessions share what waits. What has expired,
+or whose caller has gone, is dropped then, before it is computed.
 """
 
 from __future__ import annotations
