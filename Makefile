@@ -8,7 +8,7 @@ BUNDLES := $(patsubst zoo/%/adapter/adapter_config.json,models/%/1/manifest.json
 
 RAY := .venv-ray
 
-.PHONY: setup run models verify test test-ray check format bench bench-full clean
+.PHONY: setup run models verify test test-ray check format bench bench-full bench-peers clean
 
 setup: $(INSTALLED)
 
@@ -62,6 +62,10 @@ bench: models
 bench-full: setup
 	$(BIN)/python -m benchmarks.adapter_cost
 	$(BIN)/python -m benchmarks.full_size
+
+# Other servers, each in an environment of its own outside the repository; needs wrk, and three quarters of an hour.
+bench-peers: setup
+	$(BIN)/python -m benchmarks.peers --out benchmarks/results/peers
 
 clean:
 	rm -rf .venv .venv-ray models build dist *.egg-info

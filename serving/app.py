@@ -95,10 +95,12 @@ def create_app(
                     if on_failure is None:
                         raise
                     on_failure(error)
-            while on_failure is None and not service.repository.ready:
+            # A worker listens when it can answer: until then the others do.
+            while (on_failure is None or team is not None) and not service.repository.ready:
                 await asyncio.wait([loading], timeout=0.01)
                 if loading.done():
                     await loading
+                    break
             yield
 
     # The document has a page of our own, see `serving.protocols.docs`. A path is right or wrong: none is redirected.

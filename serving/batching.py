@@ -2,8 +2,8 @@
 
 It adds no wait of its own: an idle engine takes what is there at once, a busy one lets the queue gather. Each session
 has a thread that pulls; a batch is formed at the moment the session is free, from rows of one shape, oldest first, and
-rows of bulk work after all others: they fill what room is left. What has expired, or whose caller has gone, is dropped
-then, before it is computed.
+rows of bulk work after all others: they fill what room is left. Several sessions share what waits. What has expired,
+or whose caller has gone, is dropped then, before it is computed.
 """
 
 from __future__ import annotations
@@ -21,24 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.pacing import Pace
+from serving.tickets import Result, Shape, Ticket, deliver, expire, joined, shape_of
 from wander.engines import Session
 from wander.errors import DeadlineExceeded, EngineError, NotReady, Overloaded, ServiceError
 from wander.signature import Arrays
 
 log = logging.getLogger(__name__)
 
-Shape = tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
 SHAPES = 256
 """Shapes of which it is remembered how fast batches of them are."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """Outputs (rows, ..) and how long the rows waited and were computed, in seconds."""
-
-    outputs: dict[str, NDArray[Any]]
-    queued: float
-    inference: float
 
 
 @dataclass(frozen=True)
@@ -55,25 +46,6 @@ class BatchingOptions:
     max_queue_rows: int = 4096
     delay: float = 0.0
     adaptive: bool = False
-
-
-@dataclass(eq=False)
-class _Ticket:
-    """Rows of one caller. `rows` of them count against the queue while `waiting`."""
-
-    inputs: Arrays
-    rows: int
-    deadline: float | None
-    bulk: bool
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Result]
-    queued_at: float
-    waiting: bool = True
-
-    @property
-    def rank(self) -> tuple[bool, float]:
-        """Who is served first."""
-        return self.bulk, self.queued_at
 
 
 @dataclass
@@ -96,7 +68,7 @@ class Batcher:
     options: BatchingOptions
     observe: Callable[[BatchStats], None] = lambda _: None
     name: str = "graph"
-    _buckets: dict[tuple[bool, Shape], deque[_Ticket]] = field(default_factory=dict, init=False)
+    _buckets: dict[tuple[bool, Shape], deque[Ticket]] = field(default_factory=dict, init=False)
     _rows: int = field(default=0, init=False)
     _computing: int = field(default=0, init=False)
     _seconds_per_row: float = field(default=0.0, init=False)
@@ -139,7 +111,7 @@ class Batcher:
         Raises Overloaded if the queue is full, DeadlineExceeded, NotReady once closed, EngineError.
         """
         rows = len(next(iter(inputs.values())))
-        size = self._size(_shape(inputs))
+        size = self._size(shape_of(inputs))
         if rows <= size:
             return await self._submit([inputs], rows, deadline, bulk)
         chunks = [{name: value[i : i + size] for name, value in inputs.items()} for i in range(0, rows, size)]
@@ -151,7 +123,7 @@ class Batcher:
         if deadline is not None and deadline <= now:
             raise DeadlineExceeded("the deadline passed before the request could be queued")
         tickets = [
-            _Ticket(chunk, len(next(iter(chunk.values()))), deadline, bulk, loop, loop.create_future(), now)
+            Ticket(chunk, len(next(iter(chunk.values()))), deadline, bulk, loop, loop.create_future(), now)
             for chunk in chunks
         ]
         with self._condition:
@@ -159,20 +131,20 @@ class Batcher:
                 raise NotReady(f"{self.name} is being unloaded")
             self.admit(rows)
             for ticket in tickets:
-                self._buckets.setdefault((bulk, _shape(ticket.inputs)), deque()).append(ticket)
+                self._buckets.setdefault((bulk, shape_of(ticket.inputs)), deque()).append(ticket)
             self._rows += rows
             self._condition.notify(len(tickets))
         # asyncio.timeout does the same, and takes several times as long.
-        timer = None if deadline is None else loop.call_later(deadline - now, _expire, tickets)
+        timer = None if deadline is None else loop.call_later(deadline - now, expire, tickets)
         try:
             results = [await ticket.future for ticket in tickets]
         finally:
             if timer is not None:
                 timer.cancel()
             self._forget(tickets)
-        return results[0] if len(results) == 1 else _joined(results)
+        return results[0] if len(results) == 1 else joined(results)
 
-    def _forget(self, tickets: list[_Ticket]) -> None:
+    def _forget(self, tickets: list[Ticket]) -> None:
         """Frees the places of tickets whose caller has gone; a session that is at work on one is not stopped."""
         for ticket in tickets:
             if not ticket.future.cancel() and not ticket.future.cancelled():
@@ -190,7 +162,7 @@ class Batcher:
             with self._condition:
                 self._computing -= sum(ticket.rows for ticket in batch)
 
-    def _next(self) -> list[_Ticket] | None:
+    def _next(self) -> list[Ticket] | None:
         """Waits for a batch; None once the batcher is closed and nothing waits."""
         with self._condition:
             while True:
@@ -210,10 +182,10 @@ class Batcher:
         oldest = min(bucket[0].queued_at for bucket in self._buckets.values() if bucket)
         return max(0.0, oldest + self.options.delay - time.monotonic())
 
-    def _take(self) -> list[_Ticket]:
+    def _take(self) -> list[Ticket]:
         """Rows of the shape that has waited longest, up to the batch size. Drops what nobody waits for any more."""
         now = time.monotonic()
-        batch: list[_Ticket] = []
+        batch: list[Ticket] = []
         for key in sorted(self._buckets, key=lambda k: self._buckets[k][0].rank):
             bulk, shape = key
             share = self._share()
@@ -237,7 +209,7 @@ class Batcher:
             return self._rows
         return min(self._rows, -(-(self._rows + self._computing) // len(self.sessions)))
 
-    def _fill(self, batch: list[_Ticket], key: tuple[bool, Shape], rows: int, limit: int, now: float) -> int:
+    def _fill(self, batch: list[Ticket], key: tuple[bool, Shape], rows: int, limit: int, now: float) -> int:
         """Moves tickets to a batch that has so many rows, while they fit. Returns how many it has then."""
         bucket = self._buckets[key]
         while bucket:
@@ -250,7 +222,7 @@ class Batcher:
             ticket.waiting = False
             self._rows -= ticket.rows
             if ticket.deadline is not None and ticket.deadline <= now:
-                _deliver([ticket], [DeadlineExceeded("the deadline passed in the queue")])
+                deliver([ticket], [DeadlineExceeded("the deadline passed in the queue")])
                 continue
             rows += ticket.rows
             batch.append(ticket)
@@ -274,7 +246,7 @@ class Batcher:
         with self._condition:
             return self._pace(shape).best
 
-    def _compute(self, session: Session, batch: list[_Ticket]) -> None:
+    def _compute(self, session: Session, batch: list[Ticket]) -> None:
         """Runs a batch and hands out its results. If the engine fails on it, every ticket is tried alone."""
         started = time.monotonic()
         outcome = self._run(session, batch)
@@ -284,7 +256,7 @@ class Batcher:
                 for ticket in batch:
                     self._compute(session, [ticket])
             else:
-                _deliver(batch, [outcome] * len(batch))
+                deliver(batch, [outcome] * len(batch))
             return
         seconds = time.monotonic() - started
         results: list[Result | ServiceError] = []
@@ -296,11 +268,11 @@ class Batcher:
         with self._condition:
             self._seconds_per_row += (seconds / row - self._seconds_per_row) / 8
             if self.options.adaptive:
-                self._pace(_shape(batch[0].inputs)).observe(row, seconds)
+                self._pace(shape_of(batch[0].inputs)).observe(row, seconds)
         self.observe(BatchStats(row, [started - ticket.queued_at for ticket in batch], seconds))
-        _deliver(batch, results)
+        deliver(batch, results)
 
-    def _run(self, session: Session, batch: list[_Ticket]) -> dict[str, NDArray[Any]] | ServiceError:
+    def _run(self, session: Session, batch: list[Ticket]) -> dict[str, NDArray[Any]] | ServiceError:
         inputs = batch[0].inputs
         try:
             if len(batch) > 1:
@@ -322,42 +294,3 @@ class Batcher:
             thread.join(max(0.0, until - time.monotonic()))
         for session in self.sessions:
             session.close()
-
-
-def _shape(inputs: Arrays) -> Shape:
-    """What rows must have in common to be computed together."""
-    return tuple((value.shape[1:], value.dtype) for value in inputs.values())
-
-
-def _expire(tickets: Sequence[_Ticket]) -> None:
-    for ticket in tickets:
-        if not ticket.future.done():
-            ticket.future.set_exception(DeadlineExceeded("the deadline passed before the answer was there"))
-
-
-def _deliver(tickets: Sequence[_Ticket], results: Sequence[Result | ServiceError]) -> None:
-    """Hands results to the loops of their callers, from any thread; one hop a loop."""
-    waiting: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Result], Result | ServiceError]]] = {}
-    for ticket, result in zip(tickets, results, strict=True):
-        waiting.setdefault(ticket.loop, []).append((ticket.future, result))
-    for loop, pairs in waiting.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, pairs)
-        except RuntimeError:
-            log.debug("the event loop of %d callers is closed", len(pairs))
-
-
-def _resolve(pairs: list[tuple[asyncio.Future[Result], Result | ServiceError]]) -> None:
-    for future, result in pairs:
-        if future.done():
-            continue
-        if isinstance(result, ServiceError):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
-
-
-def _joined(results: list[Result]) -> Result:
-    """The pieces of one caller's batch, in order; the wait is that of the first, the times add up."""
-    outputs = {name: np.concatenate([result.outputs[name] for result in results]) for name in results[0].outputs}
-    return Result(outputs, results[0].queued, sum(result.inference for result in results))

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.auth import charge, read_keys
-from serving.batching import Result
 from serving.metrics import Metrics
 from serving.model import Model
 from serving.repository import Repository
 from serving.settings import Settings
+from serving.tickets import Result
 from wander.errors import InputError, NotFound, ServiceError, TooLarge
 from wander.signature import Arrays, Signature
 from wander.tasks.base import Calls, Item

@@ -41,6 +41,7 @@ LAYERS = [
     "serving.auth",
     "serving.index",
     "serving.pacing",
+    "serving.tickets",
     "serving.batching",
     "serving.statistics",
     "serving.model",

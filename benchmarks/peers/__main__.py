@@ -72,7 +72,8 @@ def main(
                 own = cases(chosen, large)
                 bar = display.add_task(f"{model}: export", total=turns * len(own) * len(numbers))
                 graph = build(model, work or folder / "models")
-                plan = Plan(turns, seconds * (LARGE_FACTOR if large else 1), seconds / 2, numbers, folder)
+                length = seconds * (LARGE_FACTOR if large else 1)
+                plan = Plan(turns, length, length / 2, numbers, folder)
                 top = measure(graph, own, plan, keep)
                 body += section(model, own, numbers, plan, top)
                 data["models"][model] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -96,26 +95,11 @@ def _small(out: Path) -> None:
 
 def _large(out: Path) -> None:
     """BEiT-3 at the width of base (768) and 224 x 224, but 4 layers; extractors of 64, enhancer of 256."""
-    import sentencepiece
-
-    from benchmarks._models import ready
+    from benchmarks._models import ready, write_checkpoint
     from wander.adapters.multiway import MultiWayConfig
     from wander.backbones.base import HeadConfig
     from wander.backbones.beit3 import PUBLISHED, BEiT3, BEiT3Config
-    from wander.checkpoints.folder import Description, save
 
     config = BEiT3Config.model_validate({**PUBLISHED["base"], "layers": 4, "vocab_size": 1000})
     adapter = MultiWayConfig(embed_dim=768, layers=4, extractor_width=64, enhancer_width=256, scalar=0.6)
-    host = ready(BEiT3.build(config, adapter, HeadConfig()))
-    tokens = io.BytesIO()
-    sentences = (f"word{number} word{number % 7} and word{number % 13}" for number in range(2000))
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=sentences, model_writer=tokens, vocab_size=120, minloglevel=2
-    )
-    halves = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    preprocessing = {
-        "image": {"resample": "bicubic", **halves},
-        "text": {"kind": "beit3", "max_length": 64, "pad": False},
-    }
-    about = Description(task="image_text", preprocessing=preprocessing, provenance={"weights": "random"})
-    save(host, {}, about, out, "random", {"beit3.spm": tokens.getvalue()})
+    write_checkpoint(ready(BEiT3.build(config, adapter, HeadConfig())), out)

@@ -18,7 +18,7 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serving.batching import Result
+from serving.tickets import Result
 from wander.engines import Session
 from wander.errors import EngineError, NotReady, ServiceError
 from wander.signature import Arrays, Signature

@@ -6,10 +6,10 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.batching import Result
 from serving.metrics import Metrics
 from serving.model import open_model, open_sessions
 from serving.ray.settings import RaySettings
+from serving.tickets import Result
 from wander.bundle import MANIFEST, Bundle
 from wander.errors import BundleError, ServiceError
 from wander.files import sha256

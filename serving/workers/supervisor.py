@@ -136,8 +136,10 @@ def _work(settings: Settings, team: Team, news: Connection) -> None:
     inside = socket.socket(socket.AF_UNIX)
     inside.bind(str(team.socket()))
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    outside = socket.create_server((settings.host, settings.port), family=family, reuse_port=True, backlog=2048)
-    inside.listen()
+    outside = socket.socket(family)
+    outside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    outside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    outside.bind((settings.host, settings.port))  # it is listened on once the models are there
     try:
         run(settings, lambda lines: news.send(("served", lines)), team=team, sockets=[outside, inside])
     except WanderError as error:

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from serving.batching import Batcher, BatchingOptions, BatchStats, Result
+from serving.batching import Batcher, BatchingOptions, BatchStats
+from serving.tickets import Result
 from tests.serving.building import PATIENCE
 from wander.engines.fake import FakeSession
 from wander.errors import DeadlineExceeded, EngineError, NotReady, Overloaded, ServiceError
