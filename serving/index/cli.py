@@ -29,6 +29,12 @@ LINES_BYTES = 8 << 20
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fill and search the indexes of a running server.")
 
 Url = Annotated[str, typer.Option("--url", help="Address of the server.", envvar="WANDER_URL")]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--key", help="Key of the server; in the variable it is in no list of processes.", envvar="WANDER_KEY"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Model = Annotated[str | None, typer.Option(help="Which model embeds; default: that of the index.")]
 Name = Annotated[str, typer.Argument(help="Name of the index.")]
@@ -43,6 +49,7 @@ def add(
         Path | None, typer.Option(help="Items, one JSON object a line: id, image or text, metadata.")
     ] = None,
     url: Url = HERE,
+    key: Key = None,
     model: Model = None,
     json: Json = False,
 ) -> None:
@@ -58,7 +65,7 @@ def add(
         raise UsageError(f"{absent} is no file")
     failed: list[dict[str, str]] = []
     added = 0
-    with _client(url) as client, progress() as display:
+    with _client(url, key) as client, progress() as display:
         bar = display.add_task(f"add to {index}", total=None if jsonl else len(files))
         put = itertools.chain(_put_files(client, index, files, model), _put_lines(client, index, jsonl, model))
         for name, problem in put:
@@ -85,6 +92,7 @@ def search(
     modality: Annotated[str | None, typer.Option(help="Only items of this modality: image, text.")] = None,
     where: Annotated[list[str] | None, typer.Option("--filter", help="FIELD=VALUE of the metadata.")] = None,
     url: Url = HERE,
+    key: Key = None,
     model: Model = None,
     json: Json = False,
 ) -> None:
@@ -95,7 +103,7 @@ def search(
         raise UsageError(f"{image} is no file")
     item = {"text": words} if image is None else {"image": image}
     fields = dict(_field(text) for text in where or ())
-    with _client(url) as client:
+    with _client(url, key) as client:
         found = client.search(index, item, top_k=top_k, filter=fields, modality=modality, model=model)
     if json:
         print_json(found)
@@ -108,11 +116,12 @@ def search(
 def list_(
     index: Annotated[str | None, typer.Argument(help="Name of an index; without it, all indexes are listed.")] = None,
     url: Url = HERE,
+    key: Key = None,
     json: Json = False,
 ) -> None:
     """List the indexes, or the items of one."""
     columns: tuple[str, ...]
-    with _client(url) as client:
+    with _client(url, key) as client:
         if index is None:
             found = client.indexes()
             columns = ("index", "items", "dimension", "mode", "model", "version")
@@ -129,12 +138,12 @@ def list_(
 
 
 @contextmanager
-def _client(url: str) -> Iterator[Client]:
+def _client(url: str, key: str | None) -> Iterator[Client]:
     """Where no server is, the command was called wrongly."""
     from serving.client import Client
 
     try:
-        with Client(url) as client:
+        with Client(url, api_key=key) as client:
             yield client
     except Unreachable as error:
         raise UsageError(f"{error}; start one with: wander serve MODELS") from error

@@ -15,7 +15,7 @@ import pytest
 
 from serving.index.cli import LINES, chunks
 from serving.settings import Settings
-from tests.serving.building import Running, running
+from tests.serving.building import KEY, KEYS, Running, running
 from tests.serving.index.colours import picture, publish, registered
 from wander.__main__ import main
 
@@ -140,6 +140,18 @@ def test_server_that_is_none_of_ours(run: Run, answer: bytes) -> None:
     assert (code, out) == (1, "")
     assert err.startswith("error: ")
     assert "Traceback" not in err
+
+
+def test_key_comes_from_the_environment(
+    models: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(Settings(models=models, indexes=tmp_path / "indexes", keys=KEYS)) as guarded:
+        monkeypatch.setenv("WANDER_URL", str(guarded.client.base_url))
+        code, _, err = run("list")
+        assert (code, "a key is needed" in err) == (1, True)
+        monkeypatch.setenv("WANDER_KEY", KEY)
+        code, out, _ = run("list", "--json")
+        assert (code, out) == (0, {"indexes": []})
 
 
 def test_chunks() -> None:
