@@ -157,20 +157,32 @@ class Batcher:
                         self._rows -= ticket.rows
 
     def _work(self, session: Session) -> None:
-        while (batch := self._next()) is not None:
+        batch, _ = self._next()
+        while batch is not None:
+            began, rows = time.monotonic(), sum(ticket.rows for ticket in batch)
             self._compute(session, batch)
-            with self._condition:
-                self._computing -= sum(ticket.rows for ticket in batch)
+            following, waited = self._next(done=rows)
+            if self.options.adaptive and not waited:
+                # From one batch to the next: what it takes to get the interpreter back, and to hand out, counts too.
+                with self._condition:
+                    self._pace(shape_of(batch[0].inputs)).observe(rows, time.monotonic() - began)
+            batch = following
 
-    def _next(self) -> list[Ticket] | None:
-        """Waits for a batch; None once the batcher is closed and nothing waits."""
+    def _next(self, done: int = 0) -> tuple[list[Ticket] | None, bool]:
+        """Waits for a batch after one with `done` rows; None once the batcher is closed and nothing waits.
+
+        Returns also whether there was none at once.
+        """
+        waited = False
         with self._condition:
+            self._computing -= done
             while True:
                 wait = self._patience()
                 if wait == 0 and (batch := self._take()):
-                    return batch
+                    return batch, waited
                 if self._closed and self._rows == 0:
-                    return None
+                    return None, waited
+                waited = True
                 self._condition.wait(wait or None)
 
     def _patience(self) -> float | None:
@@ -267,8 +279,6 @@ class Batcher:
             row += ticket.rows
         with self._condition:
             self._seconds_per_row += (seconds / row - self._seconds_per_row) / 8
-            if self.options.adaptive:
-                self._pace(shape_of(batch[0].inputs)).observe(row, seconds)
         self.observe(BatchStats(row, [started - ticket.queued_at for ticket in batch], seconds))
         deliver(batch, results)
 

@@ -7,8 +7,6 @@ so it is measured while serving, at no cost before it.
 
 from __future__ import annotations
 
-HANDOVER_S = 50e-6
-"""What a batch costs beside its computation: a thread wakes, and another hands out the results."""
 TRIALS = 3
 """Batches of every size before sizes are compared."""
 ROUND = 64
@@ -51,7 +49,7 @@ class Pace:
     def observe(self, rows: int, seconds: float) -> None:
         """Learns from a batch. One between two sizes counts for the smaller."""
         size = next(size for size in reversed(self.sizes) if size <= rows)
-        measured = (seconds + HANDOVER_S) / rows
+        measured = seconds / rows
         before = self._seconds.get(size)
         # The first runs of a graph at a size are slow, and others may have the machine now and then.
         first = self._trials[size] < TRIALS
