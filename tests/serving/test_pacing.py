@@ -79,7 +79,7 @@ def test_batcher_follows_what_it_learns(adaptive: bool) -> None:
             original = probe._run
 
             def slow(inputs: Any) -> Any:
-                probe.delay = 0.002 if len(inputs["x"]) <= 2 else 0.02
+                probe.delay = 0.002 if len(inputs["x"]) <= 2 else 0.05
                 return original(inputs)
 
             probe._run = slow  # type: ignore[method-assign]
@@ -90,7 +90,7 @@ def test_batcher_follows_what_it_learns(adaptive: bool) -> None:
             assert answer.outputs["y"][:, 0].tolist() == list(range(16))
             sizes = [len(batch) for batch in probe.seen[before:]]
             if adaptive:
-                assert sizes.count(2) >= 5  # now and then another size is tried
+                assert sum(size <= 2 for size in sizes) >= 0.7 * len(sizes)  # now and then another size is tried
             else:
                 assert sizes == [8, 8]
 
