@@ -5,6 +5,7 @@ of bytes that a validator wraps; without it a batchable endpoint reads JSON alon
 """
 
 import os
+import subprocess
 import sys
 from typing import Annotated, Any
 
@@ -35,4 +36,4 @@ if __name__ == "__main__":
     here = os.path.dirname(os.path.abspath(__file__))
     command = ["bentoml", "serve", "bentoml_server:Service", "--working-dir", here, "--host", "127.0.0.1"]
     bentoml_cli = os.path.join(os.path.dirname(sys.executable), "bentoml")
-    os.execv(bentoml_cli, [*command, "--port", str(given.port)])
+    sys.exit(subprocess.call([bentoml_cli, *command[1:], "--port", str(given.port)]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -55,4 +56,4 @@ if __name__ == "__main__":
     (folder / "model-settings.json").write_text(json.dumps(model))
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent)
     mlserver = Path(sys.executable).with_name("mlserver")
-    os.execv(mlserver, [str(mlserver), "start", str(folder)])
+    sys.exit(subprocess.call([str(mlserver), "start", str(folder)]))
