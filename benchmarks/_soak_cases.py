@@ -205,7 +205,7 @@ def cases(known: Known, url: str, key: str) -> dict[str, tuple[float, Ask]]:
         known.check(index, answer)
 
     async def cancelled(client: AsyncClient, rng: random.Random) -> None:
-        # With a connection of its own, which goes with it: in httpx 0.28 a pool can lose one whose request is cancelled.
+        # With a connection of its own, which goes with it: the pool of httpx 0.28 can lose one that is cancelled.
         index = rng.randrange(len(known.items))
         async with AsyncClient(url, api_key=key, tries=1) as own:
             asking = asyncio.ensure_future(own.predict(task, known.items[index], model=name))
