@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.logs import REQUEST_ID, access, request_id
 from serving.metrics import Metrics
-from serving.wire import REQUEST_ID_HEADER
+from serving.wire import REQUEST_ID_HEADER, UNFORESEEN
 from wander.errors import EngineError, ServiceError, SlowRequest, TooLarge, Unauthorized
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Errors:
             log.exception("unforeseen error in %s %s", scope["method"], scope["path"])
             if begun:
                 raise
-            response = self.respond(scope["path"], EngineError("an internal error; the server's log tells more"))
+            response = self.respond(scope["path"], EngineError(UNFORESEEN))
         await response(scope, receive, send)
 
 

@@ -42,5 +42,7 @@ STATUS: dict[type[ServiceError], int] = {
 
 URN = "urn:wander:error:"
 """Before the name of an error's class, the `type` of a problem."""
+UNFORESEEN = "an internal error; the server's log tells more"
+"""All that a client is told of an error that nobody raised on purpose: what it says may not be theirs to know."""
 TIMEOUT_HEADER = "x-request-timeout-ms"
 REQUEST_ID_HEADER = "x-request-id"

@@ -22,6 +22,7 @@ from serving.protocols import _kserve_pb2 as pb
 from serving.protocols._kserve_messages import decode, encode, values_of
 from serving.protocols.base import retry_headers, text_of
 from serving.service import Service
+from serving.wire import UNFORESEEN
 from wander.errors import (
     DeadlineExceeded,
     EngineError,
@@ -188,6 +189,11 @@ class Calls:
                 code = code_of(error)
                 answer = pb.ModelStreamInferResponse(error_message=text_of(error))
                 answer.infer_response.id = request.id
+            except Exception:
+                code = grpc.StatusCode.INTERNAL
+                log.exception("unforeseen error in %s", name)
+                answer = pb.ModelStreamInferResponse(error_message=UNFORESEEN)
+                answer.infer_response.id = request.id
             self._observe(name, code, started)
             yield answer
 
@@ -229,7 +235,7 @@ class Calls:
             except Exception:
                 code = grpc.StatusCode.INTERNAL
                 log.exception("unforeseen error in %s", name)
-                await context.abort(code, "an internal error; the server's log tells more")
+                await context.abort(code, UNFORESEEN)
             finally:
                 self._observe(name, code, started)
 

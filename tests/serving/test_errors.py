@@ -83,16 +83,19 @@ def test_field_is_told_and_seen_from_outside(kind: type[InputError]) -> None:
     assert problem(kind("why").within("items[3]"))["field"] == "items[3]"
 
 
-def test_unforeseen_error_tells_nothing(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unforeseen_error_tells_the_log_alone(
+    server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     async def fail(*_: object) -> None:
         raise RuntimeError("a secret")
 
     monkeypatch.setattr(server.service, "predict", fail)
-    # The server closes the connection after an error that it did not foresee.
-    answer = server.post("/v1/sentiment", json=item(), headers={"connection": "close"})
+    answer = server.post("/v1/sentiment", json=item())
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
     assert "secret" not in answer.text
+    assert "RuntimeError: a secret" in caplog.text  # with its traceback
+    assert server.client.get("/livez").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/v1/nothing", "/v1", "/v1/models/a/b", "/%00"])

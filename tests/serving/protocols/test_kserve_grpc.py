@@ -375,7 +375,9 @@ def test_every_error(server: Running, stub: Any, monkeypatch: pytest.MonkeyPatch
     assert ("retry-after" in metadata) == issubclass(kind, Overloaded | NotReady)
 
 
-def test_unforeseen_error_tells_nothing(server: Running, stub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unforeseen_error_tells_the_log_alone(
+    server: Running, stub: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     async def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a secret")
 
@@ -383,6 +385,13 @@ def test_unforeseen_error_tells_nothing(server: Running, stub: Any, monkeypatch:
     code, text = infer(stub, request(random_rows(1)))
     assert code is Code.INTERNAL
     assert "secret" not in text
+    assert "RuntimeError: a secret" in caplog.text  # with its traceback
+    caplog.clear()
+    answers = list(stub.ModelStreamInfer(iter([request(random_rows(1)), request(random_rows(1))])))
+    assert [("internal error" in one.error_message, "secret" in one.error_message) for one in answers] == [
+        (True, False)
+    ] * 2  # the stream goes on
+    assert caplog.text.count("RuntimeError: a secret") == 2
 
 
 def test_message_that_is_too_large(stub: Any) -> None:

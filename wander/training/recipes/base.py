@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from wander import __version__
 from wander.backbones import Host
 from wander.checkpoints.folder import Description
 from wander.errors import ConfigError
@@ -81,6 +84,30 @@ class Recipe(ABC):
 
         Raises UsageError if the folder is no data set for this task.
         """
+
+
+def provenance(
+    recipe: str, settings: RecipeSettings, seed: int, *, trained: str, data: str, selection: str, **more: object
+) -> dict[str, Any]:
+    """What every trained checkpoint tells of how it was made.
+
+    Args:
+        trained: which part of the host.
+        data: what it was trained on, and under which terms.
+        selection: by what, on the validation split, its weights were chosen.
+        more: what the recipe reports beside.
+    """
+    return {
+        "weights": "trained",
+        "recipe": recipe,
+        "trained": trained,
+        "data": data,
+        "seed": seed,
+        "settings": settings.model_dump(mode="json"),
+        "versions": {"wander": __version__, "torch": torch.__version__, "numpy": np.__version__},
+        "selection": selection,
+        **more,
+    }
 
 
 def checked(kind: type[C], **sizes: object) -> C:

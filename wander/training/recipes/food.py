@@ -18,7 +18,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wander import __version__
 from wander.adapters.wander import Wander, WanderConfig
 from wander.backbones._pretrained import BertSizes, VitSizes
 from wander.backbones.bert_vit import BertViT, BertViTConfig, BertViTHead
@@ -32,7 +31,7 @@ from wander.training.recipes._food_corpus import END, FoodCorpus, crops, shrunk
 from wander.training.recipes._food_fusion import start_fusion_, start_head_
 from wander.training.recipes._food_image import Dictionary, start_image_
 from wander.training.recipes._food_text import start_text_
-from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained, checked
+from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained, checked, provenance
 
 TASK = "food"
 WIDTH, TEXT_WIDTH = 128, 96
@@ -117,18 +116,16 @@ class Food(Recipe):
             task=TASK,
             labels=corpus.labels,
             preprocessing=corpus.preprocessing(),
-            provenance={
-                "weights": "trained",
-                "recipe": TASK,
-                "trained": "head" if head_only else "adapter and head",
-                "data": corpus.source,
-                "seed": seed,
-                "settings": settings.model_dump(mode="json"),
-                "versions": {"wander": __version__, "torch": torch.__version__, "numpy": np.__version__},
-                "selection": f"lowest cross-entropy on the {len(corpus.valid)} pairs of the validation split",
-                "host": host_report,
+            provenance=provenance(
+                TASK,
+                settings,
+                seed,
+                trained="head" if head_only else "adapter and head",
+                data=corpus.source,
+                selection=f"lowest cross-entropy on the {len(corpus.valid)} pairs of the validation split",
+                host=host_report,
                 **report,
-            },
+            ),
         )
         head = BertViTHead(out_dim=len(corpus.labels)).model_dump()
         return Trained(adapted, head, about, f"bert_vit-food-seed{seed}", example(corpus, seed), corpus.assets)

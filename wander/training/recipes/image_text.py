@@ -21,7 +21,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wander import __version__
 from wander.adapters.multiway import MultiWayConfig
 from wander.backbones.base import HeadConfig
 from wander.backbones.beit3 import BEiT3, BEiT3Config
@@ -40,7 +39,7 @@ from wander.training.recipes._captioned_corpus import (
 )
 from wander.training.recipes._descriptors import Descriptors
 from wander.training.recipes._towers import Told, embeddings, features, learn_to_read, learn_to_see, read_out
-from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained, checked
+from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained, checked, provenance
 
 TASK = "image_text"
 
@@ -111,18 +110,16 @@ class ImageText(Recipe):
         adapted, report = train_adapted(corpus, told, settings, backbone, seed, notify, head_only=head_only)
         about = describe(corpus).model_copy(
             update={
-                "provenance": {
-                    "weights": "trained",
-                    "recipe": TASK,
-                    "trained": "heads" if head_only else "adapter and heads",
-                    "data": corpus.source,
-                    "seed": seed,
-                    "settings": settings.model_dump(mode="json"),
-                    "versions": {"wander": __version__, "torch": torch.__version__, "numpy": np.__version__},
-                    "selection": f"highest sum of recalls on the {len(corpus.valid)} images of the validation split",
-                    "backbone": learnt,
+                "provenance": provenance(
+                    TASK,
+                    settings,
+                    seed,
+                    trained="heads" if head_only else "adapter and heads",
+                    data=corpus.source,
+                    selection=f"highest sum of recalls on the {len(corpus.valid)} images of the validation split",
+                    backbone=learnt,
                     **report,
-                }
+                )
             }
         )
         identity = f"beit3-captioned-seed{seed}"

@@ -15,7 +15,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch.nn import functional as F
 
-from wander import __version__
 from wander.adapters.wander import Wander, WanderConfig
 from wander.backbones.late_fusion import LateFusion, LateFusionConfig, LateFusionHead
 from wander.checkpoints.folder import Description
@@ -23,7 +22,7 @@ from wander.tasks import tasks
 from wander.tasks.base import Item
 from wander.training.loop import Examples, Schedule, fit, predict, reproducible
 from wander.training.recipes._corpus import Corpus
-from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained, checked, told
+from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained, checked, provenance, told
 
 TASK = "sentiment"
 LABELS = ("negative", "positive")
@@ -101,18 +100,16 @@ class Sentiment(Recipe):
         adapted, report = train_adapted(corpus, settings, host, seed, notify, head_only=head_only)
         about = describe(corpus).model_copy(
             update={
-                "provenance": {
-                    "weights": "trained",
-                    "recipe": TASK,
-                    "trained": "head" if head_only else "adapter and head",
-                    "data": corpus.source,
-                    "seed": seed,
-                    "settings": settings.model_dump(mode="json"),
-                    "versions": {"wander": __version__, "torch": torch.__version__, "numpy": np.__version__},
-                    "selection": f"lowest MAE on the {len(corpus.valid)} utterances of the validation split",
-                    "host": host_report,
+                "provenance": provenance(
+                    TASK,
+                    settings,
+                    seed,
+                    trained="head" if head_only else "adapter and head",
+                    data=corpus.source,
+                    selection=f"lowest MAE on the {len(corpus.valid)} utterances of the validation split",
+                    host=host_report,
                     **report,
-                }
+                )
             }
         )
         return Trained(adapted, HEAD.model_dump(), about, f"late_fusion-mosi-seed{seed}", example(adapted, seed))

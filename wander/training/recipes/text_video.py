@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from pydantic import Field
 
-from wander import __version__
 from wander.adapters.wander import Readout, Wander, WanderConfig
 from wander.backbones._mmt_sizes import PUBLISHED, MMTConfig, MMTHead
 from wander.backbones._pretrained import BertSizes
@@ -30,7 +28,7 @@ from wander.training.loop import Examples, Schedule, fit, predict, reproducible
 from wander.training.recipes._frozen_mmt import Adapted, contrastive, frozen
 from wander.training.recipes._stand_in_alignment import align_, start_words_
 from wander.training.recipes._stand_in_corpus import TOKENIZER, Captions, Watching
-from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained, checked, told
+from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained, checked, provenance, told
 
 TASK = "text_video"
 HEAD = MMTHead()
@@ -118,19 +116,17 @@ class TextVideo(Recipe):
         adapted, report = train_adapted(captions, settings, host, seed, notify, head_only=head_only)
         about = describe(
             captions,
-            {
-                "weights": "trained",
-                "proxy": "captions stand in for the features of the experts; no figure here is one of real videos",
-                "recipe": TASK,
-                "trained": "experts' weights" if head_only else "adapter and experts' weights",
-                "data": captions.source,
-                "seed": seed,
-                "settings": settings.model_dump(mode="json"),
-                "versions": {"wander": __version__, "torch": torch.__version__, "numpy": np.__version__},
-                "selection": f"lowest contrastive loss over the {len(captions.valid)} videos of the validation split",
-                "host": host_report,
+            provenance(
+                TASK,
+                settings,
+                seed,
+                trained="experts' weights" if head_only else "adapter and experts' weights",
+                data=captions.source,
+                selection=f"lowest contrastive loss over the {len(captions.valid)} videos of the validation split",
+                proxy="captions stand in for the features of the experts; no figure here is one of real videos",
+                host=host_report,
                 **report,
-            },
+            ),
         )
         assets = {TOKENIZER: captions.tokenizer}
         name = f"mmt-proxy-seed{seed}"
