@@ -29,11 +29,6 @@ class Pace:
         """The size with the least time per row, of those that were measured; the largest, if none was."""
         return min(self._seconds, key=self._seconds.__getitem__, default=self.sizes[-1])
 
-    @property
-    def seconds_per_row(self) -> float:
-        """Time of one row at the best size; 0 if nothing was measured."""
-        return self._seconds.get(self.best, 0.0)
-
     def limit(self, waiting: int) -> int:
         """Rows that the next batch may have, while so many wait."""
         untried = next((size for size in self.sizes if size <= waiting and self._trials[size] < TRIALS), None)

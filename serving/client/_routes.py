@@ -22,6 +22,7 @@ from serving.client import _tensors as tensors
 from serving.client._answers import json_list, json_object, results
 from serving.client._bodies import Item
 from serving.client._tries import Call
+from serving.wire import JSON_LENGTH_HEADER
 from wander.errors import ServiceError
 from wander.signature import Arrays
 
@@ -180,7 +181,7 @@ def infer(
     content, length = tensors.encode(inputs, outputs, binary, parameters, options.get("request_id"))
     headers = {"content-type": bodies.JSON}
     if length is not None:
-        headers = {"content-type": "application/octet-stream", tensors.LENGTH_HEADER: str(length)}
+        headers = {"content-type": "application/octet-stream", JSON_LENGTH_HEADER: str(length)}
     body = {"content": content, "headers": headers}
     return Call("POST", _v2_model(model, version, "infer"), _tensors_of, body=body, **options)
 
@@ -273,7 +274,7 @@ def _nothing(response: httpx.Response) -> None:
 
 
 def _tensors_of(response: httpx.Response) -> dict[str, NDArray[Any]]:
-    length = response.headers.get(tensors.LENGTH_HEADER)
+    length = response.headers.get(JSON_LENGTH_HEADER)
     if length is not None and not (length.isascii() and length.isdecimal()):
-        raise ServiceError(f"{response.url} answers with {tensors.LENGTH_HEADER} {length!r}, which is no number")
+        raise ServiceError(f"{response.url} answers with {JSON_LENGTH_HEADER} {length!r}, which is no number")
     return tensors.decode(response.content, None if length is None else int(length))

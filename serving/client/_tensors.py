@@ -19,7 +19,6 @@ from serving.client._bodies import dumps
 from wander.errors import InputError, ServiceError
 from wander.signature import Arrays
 
-LENGTH_HEADER = "inference-header-content-length"
 DTYPES = {
     "BOOL": np.dtype("?"),
     **{f"INT{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},

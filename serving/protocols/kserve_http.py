@@ -28,12 +28,12 @@ from serving.protocols.base import (
     text_of,
 )
 from serving.repository import Repository
-from serving.wire import TIMEOUT_HEADER
+from serving.wire import JSON_LENGTH_HEADER, TIMEOUT_HEADER
 from wander.errors import InputError, MalformedBody, NotReady, ServiceError, TooLarge, UnsupportedMedia
 
 MODEL = "/v2/models/{name}"
 VERSION = "/v2/models/{name}/versions/{version}"
-JSON_LENGTH = b"inference-header-content-length"
+JSON_LENGTH = JSON_LENGTH_HEADER.encode()
 TIMEOUT = TIMEOUT_HEADER.encode()
 WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """How zlib names the encodings that bodies may have."""
