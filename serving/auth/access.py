@@ -109,10 +109,6 @@ class Table:
         match = pattern.fullmatch(path) if pattern else None
         return self._needs[match.lastgroup or ""] if match else None
 
-    def access_of(self, method: str, path: str) -> Access:
-        """What a request needs."""
-        return self.listed(method, path) or ADMIN
-
     def methods(self, path: str) -> list[str]:
         """Those that the table has for a path, sorted."""
         return sorted(method for method in self._patterns if self.listed(method, path))

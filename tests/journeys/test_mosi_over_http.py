@@ -14,7 +14,7 @@ from tests.oracles import SHARED, needs_mosi
 from wander.backbones.base import run
 from wander.bundle import Bundle
 from wander.tasks import tasks
-from wander.training.datasets import load_arrays, open_dataset
+from wander.training.datasets import load_rows, open_dataset
 from wander.training.evaluation import evaluate
 
 pytestmark = needs_mosi
@@ -37,7 +37,8 @@ def test_served_decisions_are_those_of_offline_torch(serve: Start, bundle: Bundl
     answers = reply.json()["results"]
     assert len(answers) == 627
 
-    inputs, labels = load_arrays(DATA, "test", task, "model")
+    rows = load_rows(DATA, "test", task)["model"]
+    inputs, labels = rows.stacked(range(len(rows))), rows.labels
     host = compose(ROOT / "zoo" / "mosi-sentiment").host
     offline = run(host.towers("score")["model"], inputs)["score"][:, 0]
     served = np.array([answer["score"] for answer in answers])

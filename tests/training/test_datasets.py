@@ -12,7 +12,7 @@ from tests.training.conftest import WIDTHS
 from wander.errors import InputError, UsageError
 from wander.signature import TensorSpec
 from wander.tasks import tasks
-from wander.training.datasets import arrays, datasets, load_arrays, open_dataset
+from wander.training.datasets import arrays, datasets, load_rows, open_dataset
 from wander.training.evaluation import draft_manifest
 from wander.training.recipes._corpus import Corpus
 from wander.training.recipes.sentiment import SentimentSettings, describe, fresh_host
@@ -131,9 +131,9 @@ def test_training_tensors_are_those_of_the_served_task(tiny_data: Path, tiny_set
         tensors = served.preprocess(request)["model"]
         for name, value in zip(corpus.widths, trained_on.inputs, strict=True):
             np.testing.assert_array_equal(tensors[name], value[row].numpy())
-    loaded, labels = load_arrays(tiny_data, "valid", served, "model")
-    np.testing.assert_array_equal(loaded["text"], trained_on.inputs[0].numpy())
-    np.testing.assert_array_equal(labels[:, None], trained_on.targets.numpy())
+    loaded = load_rows(tiny_data, "valid", served)["model"]
+    np.testing.assert_array_equal(loaded.stacked(range(len(loaded)))["text"], trained_on.inputs[0].numpy())
+    np.testing.assert_array_equal(loaded.labels[:, None], trained_on.targets.numpy())
 
 
 def test_padding_is_exactly_zero_once_standardised(tiny_data: Path, tiny_settings: SentimentSettings) -> None:

@@ -66,15 +66,6 @@ def load_rows(folder: Path, split: str, task: Task) -> dict[str, Rows]:
     return found
 
 
-def load_arrays(folder: Path, split: str, task: Task, graph: str) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
-    """Inputs (N, ..) of one graph by name, and labels (N), of a split as the task preprocesses it.
-
-    Raises UsageError if the folder or the split does not fit the model.
-    """
-    found = load_rows(folder, split, task)[graph]
-    return found.stacked(range(len(found))), found.labels
-
-
 def arrays(split: Split, task: Task, graph: str) -> dict[str, NDArray[Any]]:
     """The items of a split that ask a graph: its inputs (N, ..) by name. Raises UsageError as `rows` does."""
     found = rows(split, task)[graph]
@@ -110,7 +101,6 @@ __all__ = [
     "Split",
     "arrays",
     "datasets",
-    "load_arrays",
     "load_rows",
     "open_dataset",
     "rows",
