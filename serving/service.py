@@ -18,7 +18,7 @@ from serving.model import Model
 from serving.repository import Repository
 from serving.settings import Settings
 from serving.tickets import Result
-from wander.errors import InputError, NotFound, ServiceError, TooLarge
+from wander.errors import InputError, NotFound, Overloaded, ServiceError, TooLarge
 from wander.signature import Arrays, Signature
 from wander.tasks.base import Calls, Item
 
@@ -109,6 +109,21 @@ class Service:
             raise NotFound(f"model {model.name!r} does the task {manifest.task!r}, not {target.task!r}")
         _check_adapter(model, target.adapter)
         return model
+
+    def admit(self, name: str, version: str | None) -> None:
+        """Raises Overloaded if a graph has no room for a row: a protocol asks before it reads what it would refuse.
+
+        What else `infer` would raise is left to it.
+        """
+        try:
+            model, graph = self.repository.graph(name, version)
+        except ServiceError:
+            return
+        try:
+            model.queues[graph].admit(1)
+        except Overloaded as error:
+            self._count(model, error)
+            raise
 
     async def infer(
         self,
