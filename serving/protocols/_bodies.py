@@ -31,11 +31,24 @@ class Body:
     address: dict[str, str] = field(default_factory=dict)
 
 
-async def read_body(request: Request, uploads: tuple[str, ...], settings: Settings) -> Body:
+async def read_body(
+    request: Request, uploads: tuple[str, ...], settings: Settings, options: tuple[str, ...] = ()
+) -> Body:
     """The items of a request for a task whose items have these files.
+
+    Args:
+        options: fields of an item that are taken from the query where the item has none.
 
     Raises MalformedBody, UnsupportedMedia, TooLarge, and InputError that names the field.
     """
+    body = await _read(request, uploads, settings)
+    if given := {name: request.query_params[name] for name in options if name in request.query_params}:
+        content = body.content
+        return Body([given | item for item in content] if isinstance(content, list) else given | content, body.address)
+    return body
+
+
+async def _read(request: Request, uploads: tuple[str, ...], settings: Settings) -> Body:
     address = {name: request.query_params[name] for name in ADDRESS if name in request.query_params}
     media = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media == "application/json":
