@@ -103,7 +103,8 @@ def test_text_finds_images_and_image_finds_texts(filled: Running) -> None:
 
 def test_answer_of_a_search(filled: Running) -> None:
     body = filled.post(SEARCH, json={"text": "red", "top_k": 2}).json()
-    assert set(body) == {"hits", "index", "mode", "model", "version", "adapter", "timing"}
+    assert (body["recall"], body["recall_of"]) == (None, None)
+    assert set(body) == {"hits", "index", "mode", "recall", "recall_of", "model", "version", "adapter", "timing"}
     assert (body["index"], body["mode"]) == ("things", "exact")
     assert (body["model"], body["version"], body["adapter"]) == ("colours", "1", "multiway")
     assert set(body["timing"]) == {"queue", "preprocess", "inference", "postprocess", "search"}
@@ -220,8 +221,11 @@ def test_indexes(server: Running, settings: Settings) -> None:
     assert described == {
         "index": "things",
         "items": 6,
+        "deleted_rows": 0,
         "mode": "exact",
         "recall": None,
+        "recall_of": None,
+        "rebuild": None,
         "dimension": 3,
         "model": "colours",
         "version": "1",
@@ -501,7 +505,8 @@ def test_document(filled: Running) -> None:
     methods = {path: set(operations) for path, operations in paths.items() if path.startswith("/v1/retrieval")}
     assert methods == {
         "/v1/retrieval": {"get"},
-        "/v1/retrieval/{index}": {"delete"},
+        "/v1/retrieval/{index}": {"get", "delete"},
+        "/v1/retrieval/{index}/rebuild": {"post"},
         "/v1/retrieval/{index}/items": {"get", "put"},
         "/v1/retrieval/{index}/items/{id}": {"get", "put", "delete"},
         "/v1/retrieval/{index}/search": {"post"},
