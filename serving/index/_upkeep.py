@@ -63,7 +63,9 @@ class Upkeep:
                 assert work is not None
                 ended = self._ended(work)
                 with self._lock:
-                    if self._next is None or self._stopped.is_set():
+                    if self._stopped.is_set():
+                        self._next = None
+                    if self._next is None:
                         self.progress = ended
                         return
 

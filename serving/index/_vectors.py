@@ -53,9 +53,9 @@ class VectorFile:
         if start + len(vectors) > len(self._map):
             self._map = self._mapped(start + len(vectors))
         # Not through the mapping, where a full disk would end the process.
-        rest = memoryview(np.ascontiguousarray(vectors, ON_DISK).view(np.uint8).reshape(-1))
+        rest = np.ascontiguousarray(vectors, ON_DISK).reshape(-1).view(np.uint8).data
         where = start * self._row_bytes
-        while rest:
+        while len(rest):
             written = os.pwrite(self._file, rest, where)
             rest, where = rest[written:], where + written
         if durable:

@@ -128,6 +128,33 @@ def test_many_rows_of_a_real_size(tmp_path: Path) -> None:
     index.close()
 
 
+def test_scores_over_weights(tmp_path: Path) -> None:
+    """The last two numbers of a vector divide its scores; the index stays exact however large it is."""
+    random = np.random.default_rng(0)
+    index = made(tmp_path, 5, 2)
+    vectors = random.normal(size=(200, 5)).astype(np.float32)
+    vectors[:, 3:] = random.integers(0, 2, (200, 2))
+    index.put([Item(f"{row:03}", "video", vectors[row], {"even": row % 2 == 0}) for row in range(200)])
+    for _ in range(2):
+        for weights in ([0.75, 0.25], [1.0, 0.0], [0.0, 0.0]):
+            query = np.array([1, -2, 3, *weights], np.float32)
+            total = vectors[:, 3:].astype(np.float64) @ weights
+            products = vectors[:, :3].astype(np.float64) @ [1, -2, 3]
+            scores = np.divide(products, total, out=np.zeros(200), where=total > 0)
+            hits = index.search(Query(query, 200)).hits
+            assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+            np.testing.assert_allclose([hit.score for hit in hits], scores[[int(hit.id) for hit in hits]], rtol=1e-5)
+            some = index.search(Query(query, 7, {"even": True})).hits
+            assert [hit.id for hit in some] == [hit.id for hit in hits if int(hit.id) % 2 == 0][:7]
+        index.close()
+        index = Embedded.open(tmp_path, IndexOptions(exact_mb=0))
+        index.rebuild()
+        while not index.stats().rebuild.ended:  # type: ignore[union-attr]
+            pass
+        assert index.stats().mode == "exact"
+    index.close()
+
+
 def test_pages(index: Embedded) -> None:
     names = ["a", "b", "c", "d", "e"]
     index.put([Item(name, "text", vector(1, 0, 0)) for name in reversed(names)])
@@ -149,7 +176,7 @@ def test_vector_that_does_not_fit(index: Embedded, bad: Any) -> None:
     with pytest.raises(InputError):
         index.put([Item("good", "text", vector(1, 0, 0)), Item("bad", "text", bad)])
     with pytest.raises(InputError):
-        index.search(Query(bad)).hits
+        index.search(Query(bad))
     assert index.stats().items == 0
     assert index.page(10) == []
 
@@ -250,7 +277,6 @@ def _vectors(path: Path) -> None:
 
 
 def _short(path: Path) -> None:
-    (vectors,) = path.parent.glob("vectors.*")
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE state SET rows = 10000000")
     connection.close()
