@@ -61,11 +61,14 @@ class Routes:
     metrics = Route(routes.metrics)
 
     indexes = Route(routes.indexes)
+    get_index = Route(routes.get_index)
+    rebuild_index = Route(routes.rebuild_index)
     delete_index = Route(routes.delete_index)
     items = Route(routes.items)
     get_item = Route(routes.get_item)
     put_item = Route(routes.put_item)
     put_items = Route(routes.put_items)
+    put_arrays = Route(routes.put_arrays)
     delete_item = Route(routes.delete_item)
     search = Route(routes.search)
 

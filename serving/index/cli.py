@@ -1,9 +1,10 @@
-"""`wander index`: fills, searches and lists the indexes of a running server."""
+"""`wander index`: fills, searches, lists and rebuilds the indexes of a running server."""
 
 from __future__ import annotations
 
 import itertools
 import json as codec
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 AT_ONCE = 4
 """Files that are sent together, so that the server can embed them together."""
 PAGE = 1000
+POLL_S = 0.2
 LINES = 64
 """Most items of one bulk request."""
 LINES_BYTES = 8 << 20
@@ -135,6 +137,39 @@ def list_(
         print_json({"indexes": found} if index is None else {"index": index, "items": found})
     else:
         print_table(columns, rows)
+
+
+@app.command()
+def rebuild(
+    index: Name,
+    wait: Annotated[bool, typer.Option(help="Wait for the end.")] = True,
+    url: Url = HERE,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Make the files of an index small and its search fast anew; it is searched and written meanwhile.
+
+    Exits 1 if it fails: then the index goes on as it was.
+    """
+    with _client(url, key) as client, progress() as display:
+        found = client.rebuild_index(index)
+        bar = display.add_task(f"rebuild {index}", total=1.0)
+        while wait and found["rebuild"]["stage"] not in ("done", "failed"):
+            state = found["rebuild"]
+            display.update(bar, completed=state["share"], description=f"rebuild {index}: {state['stage']}")
+            time.sleep(POLL_S)
+            found = client.get_index(index)
+    failed = found["rebuild"]["stage"] == "failed"
+    if json:
+        print_json(found)
+    elif failed:
+        stderr.print(f"error: {index} was not rebuilt: {found['rebuild']['error']}", markup=False, soft_wrap=True)
+    else:
+        recall = "" if found["recall"] is None else f", recall {found['recall']:.3f} on {found['recall_of']}"
+        done = "rebuilt" if wait else "being rebuilt"
+        stdout.print(f"{index} is {done}: {found['items']} items, {found['mode']}{recall}", markup=False)
+    if failed:
+        raise typer.Exit(1)
 
 
 @contextmanager

@@ -56,15 +56,30 @@ async def _read(request: Request, uploads: tuple[str, ...], settings: Settings) 
         decode_files(body, uploads)
         return body
     if media == "multipart/form-data":
-        try:
-            form = await request.form(max_files=max(1, len(uploads)), max_fields=MAX_FIELDS)
-        except HTTPException as error:
-            raise MalformedBody(f"the multipart body cannot be parsed: {error.detail}") from error
+        form = await _form(request, max(1, len(uploads)))
         try:
             return await _from_form(form, address, uploads, settings)
         finally:
             await form.close()
     raise UnsupportedMedia(f"{media} is not read here; send application/json or multipart/form-data")
+
+
+async def read_files(request: Request, most: int) -> list[bytes]:
+    """The files of a form that holds nothing else. Raises MalformedBody, and InputError that names another field."""
+    form = await _form(request, most)
+    try:
+        if texts := [name for name, value in form.items() if isinstance(value, str)]:
+            raise InputError(f"{texts[0]} is not a field of a multipart body", texts[0])
+        return [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    finally:
+        await form.close()
+
+
+async def _form(request: Request, max_files: int) -> FormData:
+    try:
+        return await request.form(max_files=max_files, max_fields=MAX_FIELDS)
+    except HTTPException as error:
+        raise MalformedBody(f"the multipart body cannot be parsed: {error.detail}") from error
 
 
 async def _from_form(form: FormData, address: dict[str, str], uploads: tuple[str, ...], settings: Settings) -> Body:

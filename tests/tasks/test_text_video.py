@@ -338,10 +338,18 @@ def test_a_model_without_a_tokenizer_says_so(without_words: Task) -> None:
     assert "text" not in without_words.operation("score").schema()["properties"]
 
 
-def test_only_a_score_that_is_one_product_can_be_looked_up(task: Task, folder: Path) -> None:
-    assert task.not_indexable() is None
+def test_what_two_embeddings_say_is_the_score(task: Task, folder: Path) -> None:
+    """The product of the vectors, over that of what divides it where missing experts are left out."""
     dropping = tasks.get("text_video")(manifest(keep_missing_modalities=False), folder)
-    assert "keep_missing_modalities" in str(dropping.not_indexable())
+    found = outputs()
+    for bound in (task, dropping):
+        embed = bound.operation("embed")
+        text, video = (embed.postprocess({}, {side: found[side]}) for side in ("text", "video"))
+        product = np.dot(text["embedding"], video["embedding"])
+        divisors = bound.divisor(text), bound.divisor(video)
+        assert [len(one) for one in divisors] == ([0, 0] if bound is task else [2, 2])
+        score = product if bound is task else product / np.dot(*divisors)
+        assert score == pytest.approx(bound.operation("score").postprocess({}, found)["score"], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -82,9 +82,12 @@ class Task(ABC):
         them.
         """
 
-    def not_indexable(self) -> str | None:
-        """Why what `embed` gives cannot be compared by the product of two vectors alone; None if it can."""
-        return None
+    def divisor(self, answer: Mapping[str, Any]) -> list[float]:
+        """Of what `embed` answered. The score of two answers is the product of their vectors, over that of these.
+
+        Empty where it is the product alone; else of one size, and a score is 0 where that product is 0.
+        """
+        return []
 
     @classmethod
     def decisions(cls, outputs: Arrays) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -79,13 +79,11 @@ class TextVideo(Task):
     def operation(self, name: str) -> Operation:
         return Score(self) if name == "score" else Embed(self)
 
-    def not_indexable(self) -> str | None:
+    def divisor(self, answer: Mapping[str, Any]) -> list[float]:
+        """The weights of a text, or which experts a video has: where missing ones are left out, these share a score."""
         if self.declared.keep_missing_modalities:
-            return None
-        return (
-            "it leaves out the experts that a video lacks, which no product of two vectors does; ask for scores "
-            "instead, or export it with keep_missing_modalities true"
-        )
+            return []
+        return [float(value) for value in answer["weights" if answer["modality"] == "text" else "available"].values()]
 
     def text(self, item: Item) -> dict[str, NDArray[Any]]:
         """The tensors of an item's text. Raises InputError that names the field."""
@@ -186,7 +184,10 @@ class Score(Operation):
 
 
 class Embed(Operation):
-    """A text or a video to its vector. Where missing experts count, a score is the product of the two vectors."""
+    """A text or a video to its vector. Where missing experts count, a score is the product of the two vectors.
+
+    Where they do not, the vector of a video is 0 for them, and a score is divided by the weights of the others.
+    """
 
     def __init__(self, task: TextVideo) -> None:
         self.task = task
@@ -201,11 +202,15 @@ class Embed(Operation):
 
     def postprocess(self, item: Item, outputs: Mapping[str, Arrays]) -> dict[str, Any]:
         ((modality, tensors),) = outputs.items()
-        answer = {"embedding": tensors[f"{modality}_embedding"].tolist(), "modality": modality}
+        vector = tensors[f"{modality}_embedding"]
         if modality == "text":
-            return {**answer, "weights": dict(zip(self.task.names, tensors["text_weights"].tolist(), strict=True))}
-        there = (tensors["availability"] > 0).tolist()
-        return {**answer, "available": dict(zip(self.task.names, there, strict=True))}
+            weights = dict(zip(self.task.names, tensors["text_weights"].tolist(), strict=True))
+            return {"embedding": vector.tolist(), "modality": modality, "weights": weights}
+        there = tensors["availability"] > 0
+        if not self.task.declared.keep_missing_modalities:
+            vector = vector * np.repeat(there, vector.size // there.size)
+        available = dict(zip(self.task.names, there.tolist(), strict=True))
+        return {"embedding": vector.tolist(), "modality": modality, "available": available}
 
     def schema(self) -> dict[str, Any]:
         return {
