@@ -63,6 +63,21 @@ class Metrics:
             metric.remove_by_labels(labels)
 
 
+class ReadyCollector(Collector):
+    """Asks whether the server is ready when it is asked itself.
+
+    Args:
+        ready: as `/readyz` tells it.
+    """
+
+    def __init__(self, ready: Callable[[], bool]) -> None:
+        self._ready = ready
+
+    def collect(self) -> Iterable[Metric]:
+        text = "Processes whose models are loaded and which do not drain, as /readyz tells it."
+        yield GaugeMetricFamily("wander_ready", text, value=float(self._ready()))
+
+
 class QueueCollector(Collector):
     """Reads the queues when they are asked for, so that nothing has to be kept up to date.
 
