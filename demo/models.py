@@ -80,10 +80,11 @@ class Model:
 
 
 def kinds(schema: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """The schemas that a field may have."""
+    """The schemas that a field may have, none of them a choice again."""
     if schema is None:
         return []
-    return list(schema.get("anyOf") or schema.get("oneOf") or [schema])
+    ways = schema.get("anyOf") or schema.get("oneOf")
+    return [kind for way in ways for kind in kinds(way)] if ways else [schema]
 
 
 def models_of(client: Client) -> list[Model]:

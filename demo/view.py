@@ -82,39 +82,57 @@ def scale(score: float, label: str, class7: int) -> str:
     )
 
 
-def explanation(told: Mapping[str, Any], tokens: Mapping[str, Sequence[str]]) -> str:
-    """What each token of each modality added: words where there are any, and a strip of all."""
+def explanation(told: Mapping[str, Any], tokens: Mapping[str, Sequence[Any]]) -> str:
+    """What each token of each modality added to the score or logit: words where there are any, and a strip of all.
+
+    Args:
+        tokens: by modality, what its rows are: words, seconds (from, to), or numbers.
+    """
     modalities: Mapping[str, Mapping[str, Any]] = told["modalities"]
     most = max((abs(x) for one in modalities.values() for x in _numbers(one["contributions"])), default=0.0) or 1.0
-    parts = []
-    for name, one in modalities.items():
-        values = _numbers(one["contributions"])
-        words = list(tokens.get(name, ()))
-        shown = "".join(
-            f'<mark style="{_tint(value / most)}" title="{value:+.4f}">{escape(word)}</mark> '
-            for word, value in zip(words, values, strict=False)
-        )
-        cells = "".join(
-            f'<i style="{_tint(value / most)}" title="{escape(name)}[{place}] {value:+.4f}"></i>'
-            for place, value in enumerate(values)
-        )
-        rest = float(one.get("padding") or 0) + float(one.get("constant") or 0)
-        beside = f" &middot; {rest:+.3f} from padding" if rest else ""
-        parts.append(
-            f'<div class="wd-modality"><h4>{escape(name)}<span>{float(one["total"]):+.3f} in all{beside}</span></h4>'
-            + (f'<p class="wd-words">{shown}</p>' if shown else "")
-            + f'<div class="wd-strip" role="img" aria-label="contributions of {len(values)} tokens">{cells}</div></div>'
-        )
-    legend = (
-        '<p class="wd-legend"><mark style="' + _tint(-0.8) + '">lowers the score</mark> '
-        '<mark style="' + _tint(0.8) + '">raises it</mark></p>'
-    )
+    shown = "".join(_modality(name, one, tokens.get(name, ()), most) for name, one in modalities.items())
+    what = f"the {told['target']} of {told['label']}" if told.get("label") else f"the {told['target']}"
     residual, score = float(told["residual_score"]), float(told["score"])
     lead = (
-        f"Without what the adapter fuses the score would be {residual:+.3f}; with it, it is {score:+.3f}. "
-        f"For each modality by itself, its tokens share out this difference of {score - residual:+.3f}."
+        f"If the adapter added nothing, {what} would be {residual:+.3f}; it is {score:+.3f}. "
+        f"The tokens of each modality, by itself, account for the difference of {score - residual:+.3f}."
     )
-    return f'<p class="wd-note">{lead}</p>{"".join(parts)}{legend}'
+    legend = (
+        f'<p class="wd-legend"><mark style="{_tint(-0.8)}">lowers it</mark> '
+        f'<mark style="{_tint(0.8)}">raises it</mark></p>'
+    )
+    return f"{note(lead)}{shown}{legend}"
+
+
+def _modality(name: str, told: Mapping[str, Any], tokens: Sequence[Any], most: float) -> str:
+    values = _numbers(told["contributions"])
+    labels = [_token(token) for token in tokens] + [str(place) for place in range(len(tokens), len(values))]
+    words = [
+        (label, value) for label, value, token in zip(labels, values, tokens, strict=False) if isinstance(token, str)
+    ]
+    marked = " ".join(
+        f'<mark style="{_tint(value / most)}" title="{value:+.4f}">{escape(word)}</mark>' for word, value in words
+    )
+    cells = "".join(
+        f'<i style="{_tint(value / most)}" title="{escape(label, quote=True)}: {value:+.4f}"></i>'
+        for label, value in zip(labels, values, strict=False)
+    )
+    rest = float(told.get("padding") or 0) + float(told.get("constant") or 0)
+    beside = f", {rest:+.3f} of it from padding" if rest else ""
+    many = f"{len(values)} tokens" if values else "not given"
+    strip = f'<div class="wd-strip" role="img" aria-label="what each of {many} added">{cells}</div>' if values else ""
+    return (
+        f'<div class="wd-modality"><h4>{escape(name)}<span>{many}: {float(told["total"]):+.3f}{beside}</span></h4>'
+        + (f'<p class="wd-words">{marked}</p>' if marked else "")
+        + f"{strip}</div>"
+    )
+
+
+def _token(token: Any) -> str:
+    """A word as it is, a stretch of time in seconds, or a number."""
+    if isinstance(token, list | tuple) and len(token) == 2:
+        return f"{float(token[0]):.2f}–{float(token[1]):.2f} s"
+    return str(token)
 
 
 def _numbers(values: Iterable[Any]) -> list[float]:

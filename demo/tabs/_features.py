@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -11,7 +10,7 @@ import numpy as np
 from gradio import processing_utils
 
 from demo import view
-from demo.models import Model
+from demo.models import Model, kinds
 from demo.tabs.base import item_of, required
 
 
@@ -48,17 +47,27 @@ def summary(model: Model) -> str:
     parts = []
     for name, schema in model.fields().items():
         if model.takes_rows(name):
-            rows = schema.get("maxItems")
-            width = schema.get("items", {}).get("maxItems")
+            of_rows = next(one for one in kinds(schema) if one.get("type") == "array")
+            rows, width = of_rows.get("maxItems"), of_rows["items"].get("maxItems")
             size = f" up to {rows} × {width}" if rows and width else ""
             parts.append(f"{name}{size}{'' if model.needs(name) else ' (may be left out)'}")
     return view.note("It takes " + ", ".join(parts) + ".", "hint") if parts else ""
 
 
+def explained(model: Model, item: dict[str, Any]) -> dict[str, Any]:
+    """The item, with the wish for an explanation if the model has any."""
+    return {**listed(item), "explain": True} if model.explains else item
+
+
+def driven(answer: dict[str, Any]) -> str:
+    """What brought the answer about, if the model can tell."""
+    told = answer.get("explanation")
+    if told is None:
+        text = "This model cannot tell: its bundle has no graph that explains its answers."
+        return view.card(view.note(text, "hint"), title="What drove it")
+    return view.card(view.explanation(told, answer.get("tokens") or {}), title="What drove it")
+
+
 def listed(item: dict[str, Any]) -> dict[str, Any]:
     """The same with lists in place of arrays, beside which other fields can stand."""
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in item.items()}
-
-
-def stem(path: str) -> str:
-    return Path(path).name

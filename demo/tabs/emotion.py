@@ -9,7 +9,7 @@ import gradio as gr
 
 from demo import view
 from demo.models import Model
-from demo.tabs._features import Features, summary
+from demo.tabs._features import Features, driven, explained, summary
 from demo.tabs.base import Shown, Tab, predict, required
 from serving.client import Client
 
@@ -55,9 +55,10 @@ class Emotion(Tab):
         return self._ask(client, model, self.features.read(path))
 
     def _ask(self, client: Client, model: Model, item: dict[str, Any]) -> Shown:
-        asked, answer = predict(client, model, item)
+        asked, answer = predict(client, model, explained(model, item))
         ranked = sorted(answer["probabilities"].items(), key=lambda pair: -pair[1])
-        return Shown(view.card(view.bars(ranked), title=f"It sounds {answer['label']}"), [asked], answer)
+        shown = view.card(view.bars(ranked), title=f"It sounds {answer['label']}")
+        return Shown(shown + driven(answer), [asked], answer)
 
 
 plugin = Emotion

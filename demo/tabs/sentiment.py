@@ -8,7 +8,7 @@ import gradio as gr
 
 from demo import view
 from demo.models import Model
-from demo.tabs._features import Features, listed, summary
+from demo.tabs._features import Features, driven, explained, summary
 from demo.tabs.base import Shown, Tab, predict, required
 from serving.client import Client
 
@@ -57,23 +57,9 @@ class Sentiment(Tab):
         return self._ask(client, model, self.features.read(path))
 
     def _ask(self, client: Client, model: Model, item: dict[str, Any]) -> Shown:
-        if model.explains:
-            item = {**listed(item), "explain": True}
-        asked, answer = predict(client, model, item)
+        asked, answer = predict(client, model, explained(model, item))
         shown = view.card(view.scale(answer["score"], answer["label"], answer["class7"]), title="Sentiment")
         return Shown(shown + driven(answer), [asked], answer)
-
-
-def driven(answer: dict[str, Any]) -> str:
-    """What brought the answer about, if the model can tell."""
-    told = answer.get("explanation")
-    if told is None:
-        inner = view.note(
-            "This model cannot tell: its bundle has no graph that explains. Export it anew to have one.", "hint"
-        )
-    else:
-        inner = view.explanation(told, answer.get("tokens") or {})
-    return view.card(inner, title="What drove it")
 
 
 plugin = Sentiment

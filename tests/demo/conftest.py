@@ -15,8 +15,6 @@ from typing import Any
 
 import pytest
 
-from export.compose import compose
-from export.pipeline import Options, export
 from tests.serving.building import Linear, publish
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +30,9 @@ Start = Callable[..., str]
 @pytest.fixture(scope="package")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every task that ships, in one folder: tiny models for features, those of the zoo for pictures."""
+    from export.compose import compose
+    from export.pipeline import Options, export
+
     folder = tmp_path_factory.mktemp("demo") / "models"
     publish(folder / "mosi", Linear("sentiment"))
     publish(folder / "iemocap", Linear("emotion"))

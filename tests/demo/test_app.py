@@ -66,7 +66,13 @@ def test_only_what_the_page_needs_is_passed_on(shown: Running) -> None:
         "gradio_api/file=http%3A//example.org", "gradio_api/dev/reload", "gradio_api/deep_link",
     ):  # fmt: skip
         assert shown.client.get(f"/demo/{path}").status_code == 404, path
-    for path in ("login", "gradio_api/run/predict", "gradio_api/call/x", "gradio_api/vibe-edit", "gradio_api/process_recording"):
+    for path in (
+        "login",
+        "gradio_api/run/predict",
+        "gradio_api/call/x",
+        "gradio_api/vibe-edit",
+        "gradio_api/process_recording",
+    ):
         assert shown.client.post(f"/demo/{path}", json={"data": []}).status_code == 404, path
     assert shown.client.get("/demo/gradio_api/file=/etc/passwd").status_code == 403
 
@@ -98,7 +104,15 @@ def elsewhere() -> Iterator[str]:
 
 def test_no_address_is_fetched_and_no_file_read_that_was_not_uploaded(shown: Running, elsewhere: str) -> None:
     join = "/demo/gradio_api/queue/join"
-    for path in (elsewhere, "/etc/passwd", "../../etc/passwd", "", 5, f"{Path.cwd()}/pyproject.toml", "file:///etc/passwd"):
+    for path in (
+        elsewhere,
+        "/etc/passwd",
+        "../../etc/passwd",
+        "",
+        5,
+        f"{Path.cwd()}/pyproject.toml",
+        "file:///etc/passwd",
+    ):
         data = {"path": path, "meta": {"_type": "gradio.FileData"}}
         for given in ([data], [{"nested": [data]}]):
             asked = {"data": given, "fn_index": 0, "session_hash": "s", "event_data": None, "trigger_id": None}
@@ -150,7 +164,9 @@ def test_keys(models: Path) -> None:
 
 def test_page_follows_the_models(tmp_path: Path) -> None:
     publish(tmp_path / "models" / "mosi", Linear("sentiment"))
-    with running(Settings(models=tmp_path / "models", demo=True, model_control="explicit", load="mosi", keys=KEYS, demo_key=KEY)) as server:
+    with running(
+        Settings(models=tmp_path / "models", demo=True, model_control="explicit", load="mosi", keys=KEYS, demo_key=KEY)
+    ) as server:
         assert titles(server.client.get("/demo", timeout=60).text) == ["Sentiment"]
         publish(tmp_path / "models" / "iemocap", Linear("emotion"))
         assert server.post("/v2/repository/models/iemocap/load").status_code == 200

@@ -56,7 +56,9 @@ def pasted(visit: Visit, folder: Path) -> list[Any]:
     if not panel.locator(".cm-content:visible").count():
         panel.get_by_text("The call just made, to paste").click()
         panel.locator(".cm-content:visible").first.wait_for()
-    curl, python = ("\n".join(block.locator(".cm-line").all_inner_texts()) for block in panel.locator(".cm-content").all())
+    curl, python = (
+        "\n".join(block.locator(".cm-line").all_inner_texts()) for block in panel.locator(".cm-content").all()
+    )
     for link in panel.locator("a[download]").all():
         with visit.page.expect_download() as download:
             link.click()

@@ -33,7 +33,9 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.events += [name for name, value in attrs if name.startswith("on") or (value or "").startswith("javascript")]
+        self.events += [
+            name for name, value in attrs if name.startswith("on") or (value or "").startswith("javascript")
+        ]
 
 
 @pytest.mark.parametrize(
