@@ -23,7 +23,7 @@ from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from demo.service import Service
@@ -99,7 +99,9 @@ class Demo:
         allowed = {"GET": GETS, "HEAD": GETS, "POST": POSTS}.get(scope["method"])
         if allowed is None or not allowed.fullmatch(path):
             await PlainTextResponse("there is no such page", 404)(scope, receive, send)
-        elif path in ("", "/"):
+        elif path == "":
+            await RedirectResponse(f"{PATH[1:]}/")(scope, receive, send)  # the page's own addresses begin with ./
+        elif path == "/":
             await self._page(scope, receive, send)
         elif self._built is None:
             await PlainTextResponse("load the page first", 404)(scope, receive, send)

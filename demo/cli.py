@@ -54,7 +54,7 @@ def _beside(url: str, key: str | None, host: str, port: int) -> None:
         async with pages.running():
             yield
 
-    rest = Starlette(lifespan=lifespan, routes=[Route("/", lambda _: RedirectResponse(PATH))])
+    rest = Starlette(lifespan=lifespan, routes=[Route("/", lambda _: RedirectResponse(f"{PATH}/"))])
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         ours = scope["type"] == "http" and scope["path"].startswith(PATH)
@@ -70,7 +70,7 @@ def _beside(url: str, key: str | None, host: str, port: int) -> None:
             await asyncio.sleep(0.01)
         if server.started:
             bound = server.servers[0].sockets[0].getsockname()[1]
-            stderr.print(f"demonstration on http://{host}:{bound}{PATH} of {url}", markup=False, soft_wrap=True)
+            stderr.print(f"demonstration on http://{host}:{bound}{PATH}/ of {url}", markup=False, soft_wrap=True)
         await running
 
     import asyncio

@@ -43,17 +43,18 @@ class Shown:
     answer: Mapping[str, Any]
 
 
-class Picture(gr.Image):
-    """An image file that is handed on as it was uploaded: the server reads it, and nothing here tries to."""
+def picture(label: str, value: str | None = None) -> gr.Image:
+    """For an image file that is handed on as it was uploaded: the server reads it, and nothing here tries to."""
+    made = gr.Image(
+        value, label=label, type="filepath", image_mode=None, sources=["upload", "clipboard"], height=260, buttons=[]
+    )
 
-    is_template = True
-
-    def __init__(self, label: str, value: str | None = None, **options: Any) -> None:
-        more: dict[str, Any] = {"type": "filepath", "image_mode": None, "sources": ["upload", "clipboard"]}
-        super().__init__(value, label=label, height=options.pop("height", 260), buttons=[], **more, **options)
-
-    def preprocess(self, payload: ImageData | None) -> str | None:
+    def path_of(payload: ImageData | None) -> str | None:
         return payload.path if payload is not None else None
+
+    # Of a class derived from gr.Image, Gradio would write a stub beside this file.
+    made.preprocess = path_of  # type: ignore[method-assign]
+    return made
 
 
 class Tab(ABC):

@@ -10,7 +10,7 @@ import gradio as gr
 from demo import view
 from demo.drawings import DISHES, dish
 from demo.models import Model
-from demo.tabs.base import Picture, Shown, Tab, predict
+from demo.tabs.base import Shown, Tab, picture, predict
 from serving.client import Client
 from wander.errors import InputError
 
@@ -26,7 +26,7 @@ class Food(Tab):
 
     def inputs(self) -> None:
         drawn = [[str(dish(name, self.folder)), words] for name, words in DISHES.items()]
-        self.image = Picture("Picture", drawn[0][0])
+        self.image = picture("Picture", drawn[0][0])
         self.words = gr.Textbox(label="Ingredients", value=drawn[0][1], lines=3, max_length=5000)
         self.ask = gr.Button("Which dish is it?", variant="primary", size="md")
         gr.Examples(drawn, [self.image, self.words], label="Drawn for this page", api_visibility="private")

@@ -13,7 +13,7 @@ from demo.calls import Asked
 from demo.drawings import DISHES, dish, samples
 from demo.kept import Kept
 from demo.models import Model
-from demo.tabs.base import Picture, Shown, Tab, predict, required
+from demo.tabs.base import Shown, Tab, picture, predict, required
 from serving.client import Client
 from wander.errors import InputError, NotFound
 
@@ -35,7 +35,7 @@ class ImageText(Tab):
     def inputs(self) -> None:
         shown = samples()
         first = str(next(iter(shown), dish("pizza", self.folder)))
-        self.image = Picture("Picture", first)
+        self.image = picture("Picture", first)
         self.words = gr.Textbox(
             label="Sentences, one a line", value="\n".join([*shown.values()][:4]), lines=4, max_length=4000
         )
@@ -62,10 +62,10 @@ class ImageText(Tab):
         self.on(self.empty.click, self.clear)
 
     def compare(self, client: Client, model: Model, image: str | None, words: str | None) -> Shown:
-        picture = Path(required(image, "image", "give a picture"))
+        given = Path(required(image, "image", "give a picture"))
         lines = _lines(words)
         calls, answers = zip(
-            *(predict(client, model, {"image": picture, "text": line}, "score") for line in lines), strict=True
+            *(predict(client, model, {"image": given, "text": line}, "score") for line in lines), strict=True
         )
         ranked = sorted(zip(lines, answers, strict=True), key=lambda pair: -pair[1]["score"])
         best = max(ranked[0][1]["score"], 1e-9)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.demo import moving
 from tests.serving.building import Linear, publish
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,14 +29,23 @@ Start = Callable[..., str]
 
 
 @pytest.fixture(scope="package")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model for sentiment and one for emotion."""
+    folder = tmp_path_factory.mktemp("tiny") / "models"
+    publish(folder / "mosi", Linear("sentiment"))
+    publish(folder / "iemocap", Linear("emotion"))
+    return folder
+
+
+@pytest.fixture(scope="package")
+def shipped(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every task that ships, in one folder: tiny models for features, those of the zoo for pictures."""
     from export.compose import compose
     from export.pipeline import Options, export
 
     folder = tmp_path_factory.mktemp("demo") / "models"
-    publish(folder / "mosi", Linear("sentiment"))
-    publish(folder / "iemocap", Linear("emotion"))
+    shutil.copytree(tiny, folder)
+    moving.publish(folder / "clips")
     for name in ("food", "flickr8k-image-text"):
         export(compose(ROOT / "zoo" / name), folder / name, Options())
     return folder
@@ -46,9 +56,10 @@ def start() -> Iterator[Start]:
     """Starts a command of `wander` and gives the address that it says it serves on."""
     with ExitStack() as stack:
 
-        def begin(*arguments: str | Path) -> str:
+        def begin(*arguments: str | Path, **variables: str) -> str:
             command = [sys.executable, "-m", "wander", *map(str, arguments)]
-            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"})
+            environment = {**os.environ, "NO_COLOR": "1", **variables}
+            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
             stack.callback(process.communicate)
             stack.callback(process.terminate)
             watchdog = threading.Timer(PATIENCE, process.kill)

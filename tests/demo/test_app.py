@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,40 +18,47 @@ import pytest
 
 from serving.app import create_app
 from serving.settings import Settings
-from tests.serving.auth.test_keys import entry
-from tests.serving.building import KEY, KEYS, Linear, Running, publish, running
+from tests.demo.conftest import PATIENCE, Start
+from tests.serving.building import KEY, KEYS, running
 from wander.errors import UsageError
 
 pytest.importorskip("gradio", reason="the extra demo is not installed")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+MAX_BODY = 200_000
 
 
 @pytest.fixture(scope="module")
-def shown(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    settings = Settings(models=models, indexes=tmp_path_factory.mktemp("indexes"), demo=True)
-    with running(settings) as started:
-        started.client.timeout = httpx.Timeout(60)
-        assert started.client.get("/demo").status_code == 200
-        yield started
+def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(tiny, tmp_path_factory.mktemp("own") / "models"))
 
 
-def config(page: str) -> dict[str, Any]:
-    found = re.search(r"window\.gradio_config = (\{.*?\});</script>", page, re.DOTALL)
-    assert found
-    value: dict[str, Any] = json.loads(found[1])
-    return value
+@pytest.fixture(scope="module")
+def visitor(start: Start, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """Someone without a key, at a server that wants one, with the page loaded."""
+    options = ("--port", "0", "--demo", "--model-control", "explicit", "--load", "mosi,iemocap")
+    more = ("--max-body-bytes", str(MAX_BODY), "--indexes", tmp_path_factory.mktemp("indexes"))
+    url = start("serve", folder, *options, *more, WANDER_KEYS=KEYS, WANDER_DEMO_KEY=KEY)
+    with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False, follow_redirects=True) as client:
+        assert client.get("/demo").status_code == 200
+        yield client
 
 
 def titles(page: str) -> list[str]:
-    return [c["props"]["label"] for c in config(page)["components"] if c["type"] == "tabitem"]
+    found = re.search(r"window\.gradio_config = (\{.*?\});</script>", page, re.DOTALL)
+    assert found
+    return [c["props"]["label"] for c in json.loads(found[1])["components"] if c["type"] == "tabitem"]
 
 
-def test_a_tab_for_every_task_that_there_are_models_of(shown: Running) -> None:
-    assert titles(shown.client.get("/demo").text) == ["Sentiment", "Emotion"]
+def test_a_tab_for_every_task_that_there_are_models_of(visitor: httpx.Client) -> None:
+    assert titles(visitor.get("/demo/").text) == ["Sentiment", "Emotion"]
 
 
-def test_policy_of_the_page(shown: Running) -> None:
-    answer = shown.client.get("/demo/")
+def test_whoever_reaches_the_page_uses_its_key_and_does_not_see_it(visitor: httpx.Client) -> None:
+    assert visitor.get("/v1/models").status_code == 401
+    assert KEY not in visitor.get("/demo/").text + visitor.get("/demo/config").text
+
+
+def test_policy_of_the_page(visitor: httpx.Client) -> None:
+    answer = visitor.get("/demo/")
     policy = dict(part.strip().partition(" ")[::2] for part in answer.headers["content-security-policy"].split(";"))
     assert policy["default-src"] == policy["frame-ancestors"] == policy["form-action"] == "'none'"
     assert "unsafe" not in policy["script-src"]
@@ -59,22 +67,16 @@ def test_policy_of_the_page(shown: Running) -> None:
     assert "manifest.json" not in answer.text
 
 
-def test_only_what_the_page_needs_is_passed_on(shown: Running) -> None:
+def test_only_what_the_page_needs_is_passed_on(visitor: httpx.Client) -> None:
     for path in (
         "login", "monitoring", "gradio_api/openapi.json", "gradio_api/runs", "gradio_api/vibe-code/", "manifest.json",
         "gradio_api/proxy=https://example.org", "gradio_api/file=https://example.org/a", "gradio_api/file=etc/passwd",
         "gradio_api/file=http%3A//example.org", "gradio_api/dev/reload", "gradio_api/deep_link",
     ):  # fmt: skip
-        assert shown.client.get(f"/demo/{path}").status_code == 404, path
-    for path in (
-        "login",
-        "gradio_api/run/predict",
-        "gradio_api/call/x",
-        "gradio_api/vibe-edit",
-        "gradio_api/process_recording",
-    ):
-        assert shown.client.post(f"/demo/{path}", json={"data": []}).status_code == 404, path
-    assert shown.client.get("/demo/gradio_api/file=/etc/passwd").status_code == 403
+        assert visitor.get(f"/demo/{path}").status_code == 404, path
+    for path in ("login", *(f"gradio_api/{one}" for one in ("run/x", "call/x", "vibe-edit", "process_recording"))):
+        assert visitor.post(f"/demo/{path}", json={"data": []}).status_code == 404, path
+    assert visitor.get("/demo/gradio_api/file=/etc/passwd").status_code == 403
 
 
 class Watched(BaseHTTPRequestHandler):
@@ -102,36 +104,60 @@ def elsewhere() -> Iterator[str]:
     server.server_close()
 
 
-def test_no_address_is_fetched_and_no_file_read_that_was_not_uploaded(shown: Running, elsewhere: str) -> None:
-    join = "/demo/gradio_api/queue/join"
-    for path in (
-        elsewhere,
-        "/etc/passwd",
-        "../../etc/passwd",
-        "",
-        5,
-        f"{Path.cwd()}/pyproject.toml",
-        "file:///etc/passwd",
-    ):
-        data = {"path": path, "meta": {"_type": "gradio.FileData"}}
+def test_no_address_is_fetched_and_no_file_read_that_was_not_uploaded(visitor: httpx.Client, elsewhere: str) -> None:
+    join, own = "/demo/gradio_api/queue/join", f"{Path.cwd()}/pyproject.toml"
+    for path in (elsewhere, "/etc/passwd", "../../etc/passwd", "", 5, own, "file:///etc/passwd"):
+        data: dict[str, Any] = {"path": path, "meta": {"_type": "gradio.FileData"}}
         for given in ([data], [{"nested": [data]}]):
             asked = {"data": given, "fn_index": 0, "session_hash": "s", "event_data": None, "trigger_id": None}
-            assert shown.client.post(join, json=asked).status_code == 422, path
-    assert shown.client.post(join, content=b"{").status_code == 422
-    assert shown.client.post(join, content=b"[" * 100_000).status_code == 422
+            assert visitor.post(join, json=asked).status_code == 422, path
+    assert visitor.post(join, content=b"{").status_code == 422
+    assert visitor.post(join, content=b"[" * 100_000).status_code == 422
     assert Watched.asked == []
+    upload = visitor.post("/demo/gradio_api/upload", files={"files": ("a.npz", b"0")})
+    (uploaded,) = upload.json()
+    asked = {"data": [{"path": uploaded, "meta": {"_type": "gradio.FileData"}}], "fn_index": 0, "session_hash": "s"}
+    assert visitor.post(join, json=asked).status_code == 200
 
 
-def test_uploads_are_bounded_as_every_body_is(models: Path) -> None:
-    with running(Settings(models=models, demo=True, max_body_bytes=20_000)) as server:
-        assert server.client.get("/demo", timeout=60).status_code == 200
-        sent = {"files": ("a.npz", b"0" * 30_000)}
-        assert server.client.post("/demo/gradio_api/upload", files=sent).status_code == 413
+def test_uploads_are_bounded_as_every_body_is(visitor: httpx.Client) -> None:
+    sent = {"files": ("a.npz", b"0" * (MAX_BODY + 1))}
+    assert visitor.post("/demo/gradio_api/upload", files=sent).status_code == 413
 
 
-def test_without_the_option_there_is_no_page(server: Running) -> None:
-    for path in ("/demo", "/demo/", "/demo/config"):
-        assert server.client.get(path).status_code == 404
+def test_page_follows_the_models(visitor: httpx.Client, folder: Path) -> None:
+    owner = {"authorization": f"Bearer {KEY}"}
+    assert visitor.post("/v2/repository/models/iemocap/unload", headers=owner, json={}).status_code == 200
+    assert titles(visitor.get("/demo/").text) == ["Sentiment"]
+    assert visitor.post("/v2/repository/models/iemocap/load", headers=owner, json={}).status_code == 200
+    assert titles(visitor.get("/demo/").text) == ["Sentiment", "Emotion"]
+
+
+def test_beside_a_server_with_its_key(visitor: httpx.Client, start: Start) -> None:
+    url = start("demo", "--url", str(visitor.base_url), "--port", "0", WANDER_KEY=KEY)
+    page = httpx.get(url, timeout=PATIENCE, trust_env=False, follow_redirects=True)
+    assert page.url.path == "/demo/"
+    assert titles(page.text) == ["Sentiment", "Emotion"]
+
+
+def test_beside_a_server_with_a_wrong_key(visitor: httpx.Client) -> None:
+    command = [sys.executable, "-m", "wander", "demo", "--url", str(visitor.base_url), "--key", "wander_wrong"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_and_an_address_are_too_much() -> None:
+    command = [sys.executable, "-m", "wander", "demo", "models", "--url", "http://127.0.0.1:1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 2
+
+
+def test_without_the_option_there_is_no_page(tiny: Path) -> None:
+    with running(Settings(models=tiny)) as server:
+        for path in ("/demo", "/demo/", "/demo/config"):
+            assert server.client.get(path).status_code == 404
 
 
 def test_serving_without_it_imports_no_gradio() -> None:
@@ -142,32 +168,16 @@ def test_serving_without_it_imports_no_gradio() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_many_processes_cannot_hold_its_sessions(models: Path) -> None:
+def test_settings_that_cannot_be(tiny: Path) -> None:
     with pytest.raises(UsageError, match="--url"):
-        create_app(Settings(models=models, demo=True, workers=2))
-
-
-def test_keys(models: Path) -> None:
-    """Whoever reaches the page uses its key; without one there is no page."""
+        create_app(Settings(models=tiny, demo=True, workers=2))
     with pytest.raises(UsageError, match="--demo-key"):
-        create_app(Settings(models=models, demo=True, keys=json.dumps([entry()])))
-    with running(Settings(models=models, demo=True, keys=KEYS, demo_key=KEY)) as server:
-        page = httpx.get(f"{server.client.base_url}/demo", timeout=60, trust_env=False)
-        assert titles(page.text) == ["Sentiment", "Emotion"]
-        assert KEY not in page.text
-        assert httpx.get(f"{server.client.base_url}/v1/models", trust_env=False).status_code == 401
-    with running(Settings(models=models, demo=True, keys=KEYS, demo_key=KEY + "x")) as server:
-        page = httpx.get(f"{server.client.base_url}/demo", timeout=60, trust_env=False)
-        assert page.status_code == 502
-        assert "key" in page.text
+        create_app(Settings(models=tiny, demo=True, keys=KEYS))
 
 
-def test_page_follows_the_models(tmp_path: Path) -> None:
-    publish(tmp_path / "models" / "mosi", Linear("sentiment"))
-    with running(
-        Settings(models=tmp_path / "models", demo=True, model_control="explicit", load="mosi", keys=KEYS, demo_key=KEY)
-    ) as server:
-        assert titles(server.client.get("/demo", timeout=60).text) == ["Sentiment"]
-        publish(tmp_path / "models" / "iemocap", Linear("emotion"))
-        assert server.post("/v2/repository/models/iemocap/load").status_code == 200
-        assert titles(server.client.get("/demo", timeout=60).text) == ["Sentiment", "Emotion"]
+def test_page_without_models(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    url = start("serve", tmp_path / "models", "--demo", "--port", "0")
+    page = httpx.get(f"{url}/demo/", timeout=PATIENCE, trust_env=False)
+    assert page.status_code == 200
+    assert titles(page.text) == []

@@ -153,6 +153,27 @@ def test_a_file_that_is_no_picture(visit: Visit, tmp_path: Path) -> None:
     assert "image" in visit.seen(".wd-problem code").inner_text()
 
 
+def test_clips_are_added_and_found(visit: Visit, tmp_path: Path) -> None:
+    visit.tab("Text & video")
+    visit.page.get_by_label("Look for").and_(visit.page.locator(":visible")).fill("the cat")
+    visit.press("Search")
+    assert "no clips yet" in visit.seen(".wd-problem").inner_text()
+    for title in ("a first clip", "a second clip"):
+        visit.press("Use the example")
+        visit.page.get_by_text("example.json").and_(visit.page.locator(":visible")).first.wait_for()
+        visit.page.get_by_label("What is to be seen").fill(title)
+        visit.press("Add the clip")
+        visit.page.get_by_role("heading", name="Added").wait_for()
+        visit.page.get_by_label("What is to be seen").fill("")
+    visit.press("Search")
+    visit.seen(".wd-grid")
+    assert visit.page.locator("[role=tabpanel]:visible figure").count() == 2
+    assert visit.page.locator("[role=tabpanel]:visible .wd-weights li").count() >= 2
+    about(visit)
+    (answer,) = pasted(visit, tmp_path)
+    assert {hit["metadata"]["title"] for hit in answer["hits"]} == {"a first clip", "a second clip"}
+
+
 def test_pictures_and_sentences_find_each_other(visit: Visit, tmp_path: Path) -> None:
     visit.tab("Image & text")
     visit.press("Compare the picture with each sentence")

@@ -20,8 +20,8 @@ from tests.serving.building import KEY, KEYS, Running, item, random_rows, runnin
 
 
 @pytest.fixture(scope="module")
-def guarded(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(Settings(models=models, indexes=tmp_path_factory.mktemp("indexes"), keys=KEYS)) as started:
+def guarded(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(Settings(models=tiny, indexes=tmp_path_factory.mktemp("indexes"), keys=KEYS)) as started:
         yield started
 
 
