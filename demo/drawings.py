@@ -19,10 +19,10 @@ DISHES = {
 }
 """Of each dish that can be drawn: ingredients."""
 SAMPLES = {
-    "lion.jpg": "a lion with a big mane",
-    "cheetah1.jpg": "a cheetah sits in the grass",
-    "tower.jpg": "a high tower under the sky",
-    "bus.png": "a bus in the street",
+    "lion.jpg": "a lion lies on a rock",
+    "cheetah1.jpg": "the face of a cheetah",
+    "tower.jpg": "a tower with lights in the evening",
+    "bus.png": "a red bus with blue windows",
 }
 """Of each picture of Gradio's that is shown: what is on it."""
 CLIPS = {"a.mp4": "a clip of Gradio's: a", "b.mp4": "a clip of Gradio's: b"}
@@ -93,7 +93,7 @@ def _sushi(draw: Draw, chance: random.Random) -> None:
             x, y = 84 + column * 108, 130 + row * 124
             _disc(draw, x, y, 46, "#12211a")
             _disc(draw, x, y, 38, "#f7f5ee")
-            for px, py in [(chance.gauss(x, 17), chance.gauss(y, 17)) for _ in range(22)]:
+            for px, py in [(x + chance.uniform(-24, 24), y + chance.uniform(-24, 24)) for _ in range(22)]:
                 _disc(draw, px, py, 4, "#e5e0d2", 0.7)
             _disc(draw, x - 6, y, 15, "#f08a5d")
             _disc(draw, x + 11, y + 3, 10, "#8fbf62")

@@ -13,6 +13,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from demo.models import Model
+from demo.panels import panel
 from demo.service import Service
 from demo.tabs import tabs
 from demo.tabs.base import Tab
@@ -40,9 +41,9 @@ def build(service: Service, models: Sequence[Model], folder: Path) -> gr.Blocks:
     kinds = sorted((kind.place, name, kind) for name, kind in tabs if name in by_task)
     made: list[Tab] = [kind(service, by_task[name], folder) for _, name, kind in kinds]
     with gr.Blocks(title="wander", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
-        gr.HTML(HEAD, js_on_load=None)
+        panel(HEAD)
         if not made:
-            gr.HTML(note("The server has no models that can be shown here."), js_on_load=None)
+            panel(note("The server has no models that can be shown here."))
         else:
             with gr.Tabs():
                 for tab in made:

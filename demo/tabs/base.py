@@ -19,6 +19,7 @@ from gradio.data_classes import ImageData
 from demo import view
 from demo.calls import Asked, Pasted
 from demo.models import Model
+from demo.panels import block, panel
 from demo.service import Service
 from serving.client import Client
 from wander.errors import InputError, ServiceError
@@ -99,7 +100,7 @@ class Tab(ABC):
     def lay(self) -> None:
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=300):
-                gr.HTML(view.note(self.lead), js_on_load=None)
+                panel(view.note(self.lead))
                 self.model = gr.Dropdown(
                     list(self.models),
                     value=self.first.name,
@@ -109,8 +110,8 @@ class Tab(ABC):
                 )
                 self.inputs()
             with gr.Column(scale=6, min_width=300):
-                self.result = gr.HTML(view.waiting(self.hint), js_on_load=None, elem_classes="wd-result")
-                self.facts = gr.HTML("", js_on_load=None)
+                self.result = panel(view.waiting(self.hint), "wd-panel wd-result")
+                self.facts = panel("")
                 with gr.Accordion("The call just made, to paste", open=False, visible=False) as self.pasted:
                     self.curl = gr.Code(label="curl", language="shell", **_CODE)
                     self.python = gr.Code(label="Python", language="python", **_CODE)
@@ -147,14 +148,14 @@ class Tab(ABC):
             except ServiceError as error:
                 field = error.field if isinstance(error, InputError) else None
                 said = view.problem("The server could not answer", str(error), field)
-                return said, "", gr.update(visible=False), "", "", None
+                return block(said), "", gr.update(visible=False), "", "", None
             pasted = Pasted(self._address(request), self.service.key is not None, shown.calls)
             curl, python = pasted.curl(), pasted.python()
             cache = self.files.GRADIO_CACHE
             files = [processing_utils.save_bytes_to_cache(data, file, cache) for file, data in pasted.files.items()]
             facts = view.card(view.about(told, shown.answer, Model(told).caveat), title="Who answered")
             listed = gr.update(value=files or None, visible=bool(files))
-            return shown.html, facts, gr.update(visible=True), curl, python, listed
+            return block(shown.html), block(facts), gr.update(visible=True), curl, python, listed
 
         return answer
 

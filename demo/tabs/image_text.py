@@ -13,6 +13,7 @@ from demo.calls import Asked
 from demo.drawings import DISHES, dish, samples
 from demo.kept import Kept
 from demo.models import Model
+from demo.panels import panel
 from demo.tabs.base import Shown, Tab, picture, predict, required
 from serving.client import Client
 from wander.errors import InputError, NotFound
@@ -40,8 +41,8 @@ class ImageText(Tab):
             label="Sentences, one a line", value="\n".join([*shown.values()][:4]), lines=4, max_length=4000
         )
         self.score = gr.Button("Compare the picture with each sentence", variant="primary", size="md")
-        gr.HTML("<h3 class='wd-sub'>An index of pictures and sentences</h3>", js_on_load=None)
-        self.query = gr.Textbox(label="Look for", value="an animal in the grass", max_length=1000)
+        panel("<h3 class='wd-sub'>An index of pictures and sentences</h3>")
+        self.query = gr.Textbox(label="Look for", value="an animal on a rock", max_length=1000)
         with gr.Row():
             self.by_text = gr.Button("Pictures that fit the words", variant="primary", size="md")
             self.by_image = gr.Button("Sentences that fit the picture", variant="primary", size="md")

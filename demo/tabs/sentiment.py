@@ -8,6 +8,7 @@ import gradio as gr
 
 from demo import view
 from demo.models import Model
+from demo.panels import panel
 from demo.tabs._features import Features, driven, explained, summary
 from demo.tabs.base import Shown, Tab, predict, required
 from serving.client import Client
@@ -35,7 +36,7 @@ class Sentiment(Tab):
             self.say = gr.Button("Ask with the sentence", variant="primary", size="md")
         self.features = Features(self.models, features)
         with self.features.group:
-            gr.HTML(summary(next((m for m in self.models.values() if m.takes_features()), self.first)), js_on_load=None)
+            panel(summary(next((m for m in self.models.values() if m.takes_features()), self.first)))
 
     def fitted(self) -> list[Any]:
         return [self.words, self.features.group]

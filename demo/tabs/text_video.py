@@ -12,6 +12,7 @@ from demo.calls import Asked
 from demo.drawings import clips
 from demo.kept import Kept
 from demo.models import Model
+from demo.panels import panel
 from demo.tabs._features import listed
 from demo.tabs.base import Shown, Tab, item_of, predict, required
 from serving.client import Client
@@ -38,11 +39,8 @@ class TextVideo(Tab):
         self.find = gr.Button("Search", variant="primary", size="md")
         (videos,) = self.fits(self.first)
         kinds = "a video file, or features" if videos else "features"
-        gr.HTML("<h3 class='wd-sub'>Clips of the index</h3>", js_on_load=None)
-        gr.HTML(
-            view.note(f"A clip is {kinds}: JSON as the API takes it, or .npz with EXPERT.features.", "hint"),
-            js_on_load=None,
-        )
+        panel("<h3 class='wd-sub'>Clips of the index</h3>")
+        panel(view.note(f"A clip is {kinds}: JSON as the API takes it, or .npz with EXPERT.features.", "hint"))
         self.file = gr.File(label="A clip", file_types=[*(SUFFIXES if videos else ()), *FEATURES], height=132)
         self.name = gr.Textbox(label="What is to be seen", max_length=200)
         with gr.Row():
