@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     grpc_port: int | None = Field(
         default=None, ge=0, le=65535, description="Port for gRPC; 0 takes a free one. Without it there is none."
     )
+    demo: bool = Field(default=False, description="Serve demonstration pages of the models at /demo.")
+    demo_key: str | None = Field(
+        default=None, repr=False, description="Key with which the demonstration asks, for all who reach its page."
+    )
     model_control: Literal["none", "poll", "explicit"] = Field(
         default="none", description="none: all models, for good; poll: follow the folder; explicit: load on demand."
     )

@@ -34,6 +34,9 @@ HTTP: dict[tuple[str, str], Access] = {
     ("GET", "/docs"): "key",
     ("GET", "/docs/{file}"): "key",
     ("GET", "/openapi.json"): "key",
+    ("GET", "/demo"): "open",  # its pages ask as any client does, and show nothing without a key that lets them
+    ("GET", "/demo/{path:path}"): "open",
+    ("POST", "/demo/{path:path}"): "open",
     ("GET", "/v1/models"): INFER,
     ("GET", "/v1/models/{name}"): INFER,
     ("GET", "/v1/retrieval"): INFER,

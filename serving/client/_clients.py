@@ -55,6 +55,7 @@ class Routes:
     predict_many = Route(routes.predict_many)
     models = Route(routes.models)
     model = Route(routes.model)
+    document = Route(routes.document)
 
     live = Route(routes.live)
     ready = Route(routes.ready)

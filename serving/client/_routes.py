@@ -73,6 +73,11 @@ def model(name: str, **options: Unpack[Options]) -> Call[Json]:
     return Call("GET", _path("v1", "models", name), json_object, **options)
 
 
+def document(**options: Unpack[Options]) -> Call[Json]:
+    """`GET /openapi.json`: every route, with schema and an example of the items of the models that are loaded."""
+    return Call("GET", "/openapi.json", lambda response: json_object(response, "paths"), **options)
+
+
 # Operations
 
 

@@ -87,6 +87,13 @@ def test_item_that_fails_is_an_error_in_its_place(client: Client) -> None:
     assert error.field == "items[1].audio"
 
 
+def test_the_document_has_an_example_of_every_model_that_can_be_sent(client: Client) -> None:
+    route = client.document()["paths"]["/v1/sentiment"]["post"]
+    examples = route["requestBody"]["content"]["application/json"]["examples"]
+    assert list(examples) == ["mosi"]
+    assert "score" in client.predict("sentiment", examples["mosi"]["value"], model="mosi")
+
+
 @pytest.mark.parametrize("operation", ["embed"])
 def test_files(client: Client, red: Path, operation: str) -> None:
     expected = client.predict("colours", {"image": red.read_bytes()}, operation=operation)
