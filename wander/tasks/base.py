@@ -46,7 +46,8 @@ class Task(ABC):
         operations: what can be asked, by name, with one line for people each. The empty name is the task itself:
             `POST /v1/<task>`; others are `POST /v1/<task>/<operation>`.
         measured: the operation that takes the items of data sets, if that is not the first.
-        uploads: fields of an item that are files; in JSON they are base64.
+        uploads: fields of an item that may be files; in JSON they are base64.
+        slow: those of them that take seconds to read.
     """
 
     summary: ClassVar[str]
@@ -54,6 +55,7 @@ class Task(ABC):
     operations: ClassVar[Mapping[str, str]]
     measured: ClassVar[str | None] = None
     uploads: ClassVar[tuple[str, ...]] = ()
+    slow: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
         """Binds to a manifest and the folder in which the files are that its preprocessing names.
