@@ -121,11 +121,11 @@ def _from_json(body: bytes, address: dict[str, str]) -> Body:
 
 
 def decode_files(body: Body, uploads: tuple[str, ...]) -> None:
-    """Files stand in JSON as base64 (in place)."""
+    """Files stand in JSON as base64 (in place). An object or nothing in its place is for the task."""
     items: list[Any] = body.content if isinstance(body.content, list) else [body.content]
     for index, item in enumerate(items):
         for name in uploads:
-            if name not in item:
+            if item.get(name) is None or isinstance(item[name], dict):
                 continue
             where = f"items[{index}].{name}" if isinstance(body.content, list) else name
             if not isinstance(item[name], str):

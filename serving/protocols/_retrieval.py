@@ -179,7 +179,10 @@ def origin_of(model: Model) -> Origin:
 _ITEM = {
     "image": {"type": "string", "description": "an image file in base64"},
     "text": {"type": "string"},
-    "video": {"type": "object", "description": "features of its experts, for a model of text and video"},
+    "video": {
+        "type": ["object", "string"],
+        "description": "features of its experts, or a video file in base64, for a model of text and video",
+    },
     "model": {"type": "string"},
 }
 _METADATA = {"metadata": {"type": "object"}}
@@ -194,10 +197,10 @@ _SEARCH = {
 def one_body(search: bool) -> dict[str, Any]:
     """The request body of a search, or of an item that is put."""
     more: dict[str, Any] = _SEARCH if search else _METADATA
-    file = {"image": {"type": "string", "format": "binary"}}
+    files = {name: {"type": "string", "format": "binary"} for name in ("image", "video")}
     content = {
         "application/json": {"schema": {"type": "object", "properties": {**_ITEM, **more}}},
-        "multipart/form-data": {"schema": {"type": "object", "properties": {**_ITEM, **more, **file}}},
+        "multipart/form-data": {"schema": {"type": "object", "properties": {**_ITEM, **more, **files}}},
     }
     return {"requestBody": {"required": True, "content": content}}
 

@@ -1,6 +1,7 @@
 """Texts and videos that are compared expert by expert, as in text-video retrieval with MMT.
 
-A video comes as features of its experts (`wander.tasks._experts`), a text as words or, ready made, as token ids.
+A video comes as features of its experts (`wander.tasks._experts`) or, for a model whose manifest says how these are
+made of it (`wander.extractors`), as a file; a text as words or, ready made, as token ids.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wander.errors import BundleError, InputError
+from wander.extractors import VideoLimits, Watching
 from wander.manifest import Manifest, first_problem
 from wander.signature import Arrays
 from wander.tasks._experts import Experts
@@ -36,6 +38,9 @@ class TextVideoPreprocessing(BaseModel):
         keep_missing_modalities: whether an expert that a video lacks counts as if it had seen something. All published
             models count it.
         max_features: rows of an expert that an item may have.
+        extractors: expert -> `{"kind": .., ..}`, what makes its features of a video file, see `wander.extractors`. An
+            expert that is not named is missing in every file.
+        video: what is accepted of a file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +50,8 @@ class TextVideoPreprocessing(BaseModel):
     text: BertText | None = None
     keep_missing_modalities: bool = True
     max_features: int = Field(default=10_000, ge=1)
+    extractors: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    video: VideoLimits = VideoLimits()
 
 
 class TextVideo(Task):
@@ -59,6 +66,8 @@ class TextVideo(Task):
     summary: ClassVar[str] = "How well a text and a video fit, by its experts"
     operations: ClassVar[Mapping[str, str]] = {"score": summary, "embed": "The vector of a text or of a video"}
     measured: ClassVar[str | None] = "embed"
+    uploads: ClassVar[tuple[str, ...]] = ("video",)
+    slow: ClassVar[tuple[str, ...]] = ("video",)
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
         super().__init__(manifest, folder)
@@ -67,9 +76,26 @@ class TextVideo(Task):
         except ValidationError as error:
             raise BundleError(f"preprocessing.{first_problem(error)}") from error
         self.experts = Experts(*_experts(manifest), self.declared.max_features)
+        self.watching = self._watching(folder)
         self._tokenizer = self.declared.text.load(folder) if self.declared.text is not None else None
         if self._tokenizer is not None and self._tokenizer.size > self.declared.vocabulary:
             raise BundleError(f"the tokenizer has {self._tokenizer.size} tokens, the model {self.declared.vocabulary}")
+
+    def _watching(self, folder: Path) -> Watching:
+        declared, widths = self.declared.extractors, self.experts.widths
+        if unknown := sorted(set(declared) - set(widths)):
+            raise BundleError(f"preprocessing.extractors names {unknown[0]}, which is none of {', '.join(widths)}")
+        try:
+            watching = Watching(declared, folder, self.declared.video)
+        except BundleError as error:
+            raise BundleError(f"preprocessing.{error}") from error
+        for name, extractor in watching.bound.items():
+            if extractor.dimension != widths[name]:
+                raise BundleError(
+                    f"preprocessing.extractors.{name} makes {extractor.dimension} numbers a row, the graph takes "
+                    f"{widths[name]}"
+                )
+        return watching
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,6 +122,20 @@ class TextVideo(Task):
         if self._tokenizer is None:
             raise InputError("this model has no tokenizer; send token_ids, or convert it with a tokenizer.json", "text")
         return dict(self._tokenizer(item["text"]))
+
+    def video(self, value: object) -> dict[str, NDArray[Any]]:
+        """The tensors of a video, given as a file or as features. Raises InputError that names the field."""
+        if isinstance(value, str):
+            raise InputError("video must be a file, or an object with experts", "video")
+        if not isinstance(value, bytes):
+            return self.experts(value)
+        if not self.watching.bound:
+            raise InputError(
+                f"this model cannot watch a file: nothing here makes the features of its experts "
+                f'({", ".join(self.names)}); send these, as {{"experts": {{name: {{"features": [[..]]}}}}}}',
+                "video",
+            )
+        return self.experts({"experts": {name: one.item() for name, one in self.watching(value).items()}})
 
     def _ids(self, value: object) -> NDArray[np.int64]:
         most, known = self.declared.max_tokens, self.declared.vocabulary
@@ -132,7 +172,9 @@ class TextVideo(Task):
         ids = {"type": "integer", "minimum": 0, "maximum": self.declared.vocabulary - 1}
         given = {"token_ids": {"type": "array", "items": ids, "minItems": 1, "maxItems": self.declared.max_tokens}}
         words = {"text": {"type": "string"}} if self._tokenizer is not None else {}
-        return {**words, **given, "video": self.experts.schema()}
+        features = self.experts.schema()
+        file = {"type": "string", "contentEncoding": "base64", "description": "a video file"}
+        return {**words, **given, "video": {"anyOf": [features, file]} if self.watching.bound else features}
 
     def text_required(self) -> list[dict[str, Any]]:
         """The ways in which an item may hold a text, as JSON schema has it."""
@@ -150,7 +192,7 @@ class Score(Operation):
         text = self.task.text(item)
         if item.get("video") is None:
             raise InputError("video is missing; a score needs a text and a video", "video")
-        return {"text": text, "video": self.task.experts(item["video"])}
+        return {"text": text, "video": self.task.video(item["video"])}
 
     def postprocess(self, item: Item, outputs: Mapping[str, Arrays]) -> dict[str, Any]:
         names, keep = self.task.names, self.task.declared.keep_missing_modalities
@@ -197,7 +239,7 @@ class Embed(Operation):
         if any(item.get(name) is not None for name in TEXT_FIELDS) == (item.get("video") is not None):
             raise InputError("give either a text or a video", "text")
         if item.get("video") is not None:
-            return {"video": self.task.experts(item["video"])}
+            return {"video": self.task.video(item["video"])}
         return {"text": self.task.text(item)}
 
     def postprocess(self, item: Item, outputs: Mapping[str, Arrays]) -> dict[str, Any]:
