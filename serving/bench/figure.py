@@ -47,7 +47,8 @@ def picture(document: Mapping[str, Any]) -> bytes:
     style = {
         "font.family": "DejaVu Sans", "font.size": 12, "text.color": INK, "axes.labelcolor": INK,
         "axes.edgecolor": PALE, "xtick.color": PALE, "ytick.color": PALE,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "axes.axisbelow": True, "axes.titlesize": 13, "axes.titleweight": "bold",
+        "axes.spines.top": False, "axes.spines.right": False,
+        "axes.grid": True, "grid.color": GRID, "axes.axisbelow": True, "axes.titlesize": 13, "axes.titleweight": "bold",
         "axes.titlelocation": "left", "legend.frameon": False,
     }  # fmt: skip
     with plt.rc_context(style):
