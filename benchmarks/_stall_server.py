@@ -19,15 +19,14 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 
 
 class Answering(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.write = transport.write  # type: ignore[attr-defined]
         self.parser = HttpRequestParser(self)
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
 
     def on_message_complete(self) -> None:
-        assert isinstance(self.transport, asyncio.Transport)
-        self.transport.write(ANSWER)
+        self.write(ANSWER)
 
 
 async def main(stall_s: float, every_s: float) -> None:
