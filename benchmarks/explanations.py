@@ -229,7 +229,8 @@ def body(found: dict[str, Any]) -> list[str]:
         ),
         "*factor*: the token adds nothing to its factor. *input*: its row becomes the padding row and everything is "
         "computed anew; then the encoders pass the change on to other tokens, and to token 0 of the first modality, "
-        "which is the residual, whose effect the explanation does not tell; *from 1* leaves that token out of both sides.",
+        "which is the residual, whose effect the explanation does not tell; *from 1* leaves that token out of both "
+        "sides.",
         f"Exporting takes {short(took['export_s']['with']['median'])} s with the graph that explains, "
         f"{short(took['export_s']['without']['median'])} s without; the bundle has {size['with'] / 1e6:.2f} MB and "
         f"{size['without'] / 1e6:.2f} MB.",
