@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+LONGEST = 34
+"""Characters of a label in a picture."""
+
 
 def captions(document: Mapping[str, Any]) -> tuple[str, str, str]:
     """Title, what was measured, and how."""
@@ -35,11 +38,11 @@ def captions(document: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def short_labels(cases: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Labels without the words that all cases have in common."""
-    words = [case["label"].split() for case in cases]
+    """Labels without the words that all cases have in common, and no longer than a picture has room for."""
+    words = [case["label"].removeprefix("http://").replace("batch ", "batch\0").split() for case in cases]
     common = set.intersection(*map(set, words)) if len(words) > 1 else set()
-    common -= {"batch"}
-    return {
-        case["label"]: " ".join(word for word in own if word not in common) or case["label"]
-        for case, own in zip(cases, words, strict=True)
-    }
+    found = {}
+    for case, own in zip(cases, words, strict=True):
+        short = " ".join(word.replace("\0", " ") for word in own if word not in common) or case["label"]
+        found[case["label"]] = short if len(short) <= LONGEST else f"..{short[2 - LONGEST :]}"
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,13 +10,16 @@ import typer
 from typer.core import TyperGroup
 
 from wander.console import print_json, print_table, progress, stderr, stdout
-from wander.errors import UsageError
+from wander.errors import MissingDependency, UsageError
 
 if TYPE_CHECKING:
     from serving.bench.loads import Load
     from serving.bench.measuring import Bench
 
 DEFAULT_CONCURRENCY = "1,8,32"
+NEEDED = ("hdrh", "httptools", "httpx", "prometheus_client")
+FORMS = (".html", ".png")
+"""Of a report."""
 FIRST_LOOK = 8
 """Connections of the closed loop from whose throughput a search starts."""
 
@@ -75,7 +79,6 @@ def run(
     report: Annotated[list[Path] | None, typer.Option(help="Write FILE.html or FILE.png; several: each.")] = None,
 ) -> None:
     """Measure bundles (in process) and servers. Exits 1 if a load got no answer, or a search found no rate."""
-    from serving.bench import histogram
     from serving.bench.loads import Load
     from serving.bench.measuring import Bench, Plan
     from serving.bench.noise import Rule
@@ -83,9 +86,10 @@ def run(
     from serving.bench.results import document, point_json
     from serving.bench.targets import Wanted, resolve
 
-    histogram.check()
     for path in report or ():
-        _check_report(path)
+        if path.suffix not in FORMS:
+            raise UsageError(f"--report {path}: it ends in {' or '.join(FORMS)}")
+    _check_packages([*NEEDED, *(["matplotlib"] if report else [])])
     wanted = Wanted(
         batches=[int(value) for value in _numbers("--batch", batch, whole=True)],
         engines=engine or ["ort"],
@@ -243,11 +247,9 @@ def _headers(lines: list[str]) -> dict[str, str]:
     return found
 
 
-def _check_report(path: Path) -> None:
-    """Before anything was measured in vain."""
-    from serving.bench.figure import pyplot
-    from serving.bench.report import FORMS
-
-    if path.suffix not in FORMS:
-        raise UsageError(f"--report {path}: it ends in {' or '.join(FORMS)}")
-    pyplot()
+def _check_packages(names: list[str]) -> None:
+    """Raises MissingDependency, before anything was measured in vain."""
+    for name in names:
+        if find_spec(name) is None:
+            package = "hdrhistogram" if name == "hdrh" else name
+            raise MissingDependency(f"{package} is not installed; run: pip install 'wander[bench]'")

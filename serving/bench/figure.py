@@ -11,7 +11,6 @@ import numpy as np
 from serving.bench import histogram
 from serving.bench.captions import captions, short_labels
 from serving.bench.server_side import STAGES
-from wander.errors import MissingDependency
 
 INCHES, DPI = (16, 9), 120
 INK, PALE, GRID = "#1f2933", "#66737f", "#e3e8ec"
@@ -25,16 +24,15 @@ STAGE_COLOURS = {
     OUTSIDE: "#c5ced6",
 }
 BINS = 70
+BOXED: Any = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 0.9}
 DRAWN = 5
-"""Most distributions in one panel."""
+"""Most distributions, and bars of stages."""
 
 
 def pyplot() -> Any:
-    """matplotlib, without a screen. Raises MissingDependency."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise MissingDependency("matplotlib is not installed; run: pip install 'wander[bench]'") from error
+    """matplotlib, without a screen."""
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot as found
 
@@ -146,27 +144,33 @@ def _distributions(
     axes: Any, points: Sequence[Mapping[str, Any]], labels: Mapping[str, str], colours: Sequence[Any]
 ) -> None:
     """How often which latency occurred, with p99 as a line."""
-    axes.set_title("Distribution of latencies (line: p99)")
     axes.set_xlabel("latency, ms (log)")
     axes.set_ylabel("share of requests")
     axes.set_xscale("log")
-    chosen = drawn(points, len(labels) > 1)
+    several = len(labels) > 1
+    chosen = drawn(points, several)
+    axes.set_title(f"Distribution of latencies{_at(points, chosen, several)} (dashed: p99)")
     tops = [points[i]["latency_ms"]["p99.9"] for i in chosen]
     every = [histogram.bins_ms(histogram.decoded(points[i]["histogram"])) for i in chosen]
     edges = np.geomspace(0.8 * min((v[0][0] for v in every), default=0.1), 1.5 * max(tops, default=1), BINS)
     for i, (values, counts) in zip(chosen, every, strict=True):
         share, _ = np.histogram(values, edges, weights=np.asarray(counts, float) / sum(counts))
-        name = points[i]["load"]["label"]
-        name = f"{labels[points[i]['case']]}, {name}" if len(labels) > 1 else name
+        name = labels[points[i]["case"]] if several else points[i]["load"]["label"]
         axes.stairs(share, edges, color=colours[i], fill=True, alpha=0.25)
         axes.stairs(share, edges, color=colours[i], linewidth=1.6, label=name)
         axes.axvline(points[i]["latency_ms"]["p99"], color=colours[i], linewidth=1.2, linestyle="--")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: "")
-    axes.set_ylim(bottom=0)
-    if chosen:
-        axes.legend(loc="upper right", fontsize=10)
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
+    if chosen and not several:  # the colours of cases are in the legend of the first panel
+        axes.legend(loc="upper center", fontsize=10, ncols=len(chosen), handlelength=1, columnspacing=1.2, **BOXED)
+
+
+def _at(points: Sequence[Mapping[str, Any]], chosen: Sequence[int], several: bool) -> str:
+    """Under which load, if several cases are drawn under one."""
+    loads = {points[i]["load"]["label"] for i in chosen}
+    return f", {loads.pop()}" if several and len(loads) == 1 else ""
 
 
 def drawn(points: Sequence[Mapping[str, Any]], several: bool) -> list[int]:
@@ -182,8 +186,10 @@ def drawn(points: Sequence[Mapping[str, Any]], several: bool) -> list[int]:
 
 def _stack(axes: Any, points: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> None:
     """Where the mean request spent its time."""
-    axes.set_title("Where the time goes: mean of a request")
-    known = [point for point in points if point["server"]["stages_ms"]][-8:]
+    several = len(labels) > 1
+    chosen = drawn(points, several)
+    axes.set_title(f"Where the time goes{_at(points, chosen, several)}: mean of a request")
+    known = [points[i] for i in chosen if points[i]["server"]["stages_ms"]]
     if not known:
         axes.set_axis_off()
         axes.text(0, 0.5, "The server has no metrics of its stages.", color=PALE, transform=axes.transAxes)
@@ -210,19 +216,29 @@ def _stack(axes: Any, points: Sequence[Mapping[str, Any]], labels: Mapping[str, 
                     )
             left += widths
     names = [point["load"]["label"] for point in known]
-    if len(labels) > 1:
-        names = [f"{labels[point['case']]}, {name}" for point, name in zip(known, names, strict=True)]
-    axes.set_yticks(at, names, color=INK, fontsize=10.5)
+    if several:
+        names = [_folded(labels[point["case"]]) for point in known]
+    axes.set_yticks(at, names, color=INK, fontsize=10 if several else 10.5)
     axes.set_xlabel("ms")
     axes.grid(axis="y", visible=False)
     axes.legend(
         loc="lower center",
-        bbox_to_anchor=(0.45, -0.47),
+        bbox_to_anchor=(0.45, -0.45),
         ncols=len(STAGE_COLOURS),
         fontsize=10,
         handlelength=1,
         columnspacing=1.1,
     )
+
+
+def _folded(label: str) -> str:
+    """In two lines, if it is long."""
+    if len(label) <= 14:
+        return label
+    middle = min(
+        (i for i, c in enumerate(label) if c in " /:-"), key=lambda i: abs(i - len(label) // 2), default=len(label) // 2
+    )
+    return f"{label[: middle + 1]}\n{label[middle + 1 :]}"
 
 
 def stages(point: Mapping[str, Any]) -> dict[str, float]:

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wander.errors import MissingDependency
-
 LOWEST, HIGHEST, DIGITS = 1, 3_600_000_000, 3
 """Microseconds: up to an hour."""
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -19,14 +17,6 @@ def name(percent: float) -> str:
     return f"p{percent:g}"
 
 
-def check() -> None:
-    """Raises MissingDependency, before anything was measured in vain."""
-    try:
-        import hdrh.histogram  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingDependency("hdrhistogram is not installed; run: pip install 'wander[bench]'") from error
-
-
 def record(latencies: NDArray[np.int64], interval_ns: float | None = None) -> Any:
     """A histogram of nanoseconds, in microseconds.
 
@@ -34,7 +24,6 @@ def record(latencies: NDArray[np.int64], interval_ns: float | None = None) -> An
         interval_ns: corrects for coordinated omission: for every latency beyond it, those are added that requests sent
             at this interval meanwhile would have had.
     """
-    check()
     from hdrh.histogram import HdrHistogram
 
     histogram = HdrHistogram(LOWEST, HIGHEST, DIGITS)
@@ -62,7 +51,6 @@ def encoded(histogram: Any) -> str:
 
 
 def decoded(text: str) -> Any:
-    check()
     from hdrh.histogram import HdrHistogram
 
     return HdrHistogram.decode(text)

@@ -12,8 +12,6 @@ from serving.bench.captions import captions
 from serving.bench.figure import picture
 from serving.bench.output import PERCENTILES
 
-FORMS = (".html", ".png")
-
 
 def write(path: Path, document: Mapping[str, Any]) -> None:
     """The picture, or the page, as the name ends."""
