@@ -48,8 +48,8 @@ ROUNDS = 10
 """Of finding the centres."""
 MEASURED = 100
 """Items that are looked for where there were too few queries."""
-MOST_PROBED = 0.25
-"""Share of the groups above which exact search is about as fast."""
+MOST_READ = 1 / 16
+"""Share of the bytes of an exact search that candidates may cost; reading more would not be worth the loss."""
 
 PATIENCE_S = 0.2
 
@@ -193,6 +193,8 @@ class Building:
         count = min(TOP_K, len(self.rows) - len(asked[:1]))
         true = self.exact(queries, asked, count)
         short = self.projected(queries)
+        share = MOST_READ * 4 * self.job.dimension / short.shape[1]
+        most = max(1, int(min(share, 1) * groups.nlist))
         probes, best = 1, 0.0
         while True:
             found = candidates(groups, short, candidates_for(count) + 1, probes, self.live)
@@ -204,9 +206,9 @@ class Building:
             best = max(best, hits / (count * len(queries)))
             if best >= self.job.recall:
                 return probes, best, "items" if of == "items" else "queries"
-            if 2 * probes > max(1, MOST_PROBED * groups.nlist):
+            if probes >= most:
                 return 0, best, "items" if of == "items" else "queries"
-            probes *= 2
+            probes = min(2 * probes, most)
 
     def exact(self, queries: Matrix, asked: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         """The true hits of each query (Q, count); an item is none of its own."""

@@ -210,8 +210,9 @@ class Embedded(Index):
                 with self._table.transaction():
                     self._table.drop_others()
         except BaseException:
-            if self._rows is not compaction.rows:
-                compaction.abandon()
+            with self._writing:
+                if self._rows is not compaction.rows:
+                    compaction.abandon()
             raise
 
     def _copy(self, compaction: Compaction, report: Report) -> None:
