@@ -82,7 +82,8 @@ def report(found: dict[str, Any]) -> list[str]:
         how = f"{before['mode']}, recall {before['recall']} of {before['recall_of']}" if before["recall"] else "exact"
         body += [
             f"## {one['items']:,} captions behind a server, {one['clients']} clients for {one['seconds']:.0f} s",
-            f"Real captions, each embedded by the served model (vectors of {before['dimension']}); "
+            "Real captions, and pairs of them where there are too few, each embedded by the served model (vectors of "
+            f"{before['dimension']}); "
             f"{one['fill_s']:.0f} s to fill in bulks of {http.BULK}. Search was {how}. "
             f"{one['requests_a_second']:.0f} requests a second; clients and server share the cores. "
             f"{one['wrong_count']} wrong answers or lost writes. Searches by mode: "
