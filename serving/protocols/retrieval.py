@@ -118,7 +118,7 @@ class Retrieval(Protocol):
     def _measures(self) -> list[tuple[str, int, int, bool, float | None]]:
         return [
             (name, s.items, s.deleted, s.mode == "approximate", s.recall.value if s.recall else None)
-            for name, s in self.indexes.stats()
+            for name, s in self.indexes.last_stats()
         ]
 
     async def _remove(self, index: str) -> Response:
