@@ -185,10 +185,10 @@ class Building:
 
     def measure(self, groups: Any) -> tuple[int, float, Literal["queries", "items"]]:
         """The fewest groups to look into (0 if there is no such number), the recall, and what was looked for."""
-        queries, of = np.load(self.folder / QUERIES, allow_pickle=False), "queries"
-        asked = np.zeros(0, np.int64)
-        if len(queries) == 0:
-            asked, of = self.sample(MEASURED), "items"
+        queries: Matrix = np.load(self.folder / QUERIES, allow_pickle=False)
+        of: Literal["queries", "items"] = "queries" if len(queries) else "items"
+        asked = self.sample(MEASURED) if of == "items" else np.zeros(0, np.int64)
+        if of == "items":
             queries = self.vectors[asked]
         count = min(TOP_K, len(self.rows) - len(asked[:1]))
         true = self.exact(queries, asked, count)
@@ -205,9 +205,9 @@ class Building:
                 hits += len(np.intersect1d(near, true[number]))
             best = max(best, hits / (count * len(queries)))
             if best >= self.job.recall:
-                return probes, best, "items" if of == "items" else "queries"
+                return probes, best, of
             if probes >= most:
-                return 0, best, "items" if of == "items" else "queries"
+                return 0, best, of
             probes = min(2 * probes, most)
 
     def exact(self, queries: Matrix, asked: NDArray[np.int64], count: int) -> NDArray[np.int64]:
