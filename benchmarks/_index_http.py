@@ -27,9 +27,12 @@ Spent = dict[str, list[float]]
 
 
 def captions(path: Path, most: int) -> list[str]:
-    """Distinct ones, in their order."""
+    """Distinct ones, in their order; if they are too few, also pairs of them that are drawn."""
     with path.open(encoding="utf-8", newline="") as file:
         found = dict.fromkeys(row["caption"] for row in csv.DictReader(file))
+    single, chance = list(found), random.Random(0)
+    while len(found) < most:
+        found[" and ".join(chance.sample(single, 2))] = None
     return list(found)[:most]
 
 

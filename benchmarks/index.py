@@ -1,11 +1,11 @@
 """The retrieval index: a large one in this process, many clients at one behind a server, and kills while it is written.
 
-    python -m benchmarks.index [--part fill|build|search|http|kills ...] [--models MODELS] [--captions FILE.csv]
+    python -m benchmarks.index [--part fill|build|search|compare|http|kills ...] [--models MODELS] [--captions FILE.csv]
         [--out benchmarks/results/index.json]
 
 `MODELS` has a bundle that embeds texts (`wander export zoo/flickr8k-image-text`), and `FILE.csv` a column `caption` of
-real ones. What is not measured in this run stays in the results as it was. The large index (fill, build, search) is
-kept in `--folder`, where a second run finds it again. With `--out`, both forms are written.
+real ones. What is not measured in this run stays in the results as it was. The large index (fill, build, search,
+compare) is kept in `--folder`, where a second run finds it again. With `--out`, both forms are written.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from benchmarks import _index_http as http
 from benchmarks import _index_large as large
 from benchmarks.results import circumstances, publish, table
 
-PARTS = ("fill", "build", "search", "http", "kills")
-LARGE = PARTS[:3]
+PARTS = ("fill", "build", "search", "compare", "http", "kills")
+LARGE = PARTS[:4]
 
 
 def main(
@@ -56,6 +56,8 @@ def main(
             measured |= large.build(folder / "large")
         if "search" in parts:
             measured |= large.search(folder / "large", dimension, step)
+        if "compare" in parts:
+            measured |= large.compare(folder / "large", items, dimension)
     if {"http", "kills"} & set(parts):
         if captions is None:
             raise typer.BadParameter("the parts http and kills need --captions")
@@ -73,14 +75,15 @@ def main(
 
 def report(found: dict[str, Any]) -> list[str]:
     body = []
-    if (one := found.get("large")) and {"fill_s", "build_s", "exact"} <= one.keys():
+    if (one := found.get("large")) and {"fill_s", "build_s", "exact", "recall_at_10"} <= one.keys():
         body += [f"## {one['items']:,} vectors of {one['dimension']}", f"In one process. {one['recipe']}.", facts(one)]
     if one := found.get("http"):
         before = one["before"]
         how = f"{before['mode']}, recall {before['recall']} of {before['recall_of']}" if before["recall"] else "exact"
         body += [
             f"## {one['items']:,} captions behind a server, {one['clients']} clients for {one['seconds']:.0f} s",
-            f"Real captions, each embedded by the served model (vectors of {before['dimension']}); "
+            "Real captions, and pairs of them where there are too few, each embedded by the served model (vectors of "
+            f"{before['dimension']}); "
             f"{one['fill_s']:.0f} s to fill in bulks of {http.BULK}. Search was {how}. "
             f"{one['requests_a_second']:.0f} requests a second; clients and server share the cores. "
             f"{one['wrong_count']} wrong answers or lost writes. Searches by mode: "

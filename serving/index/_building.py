@@ -48,8 +48,8 @@ ROUNDS = 10
 """Of finding the centres."""
 MEASURED = 100
 """Items that are looked for where there were too few queries."""
-MOST_PROBED = 0.25
-"""Share of the groups above which exact search is about as fast."""
+MOST_READ = 1 / 16
+"""Share of the bytes of an exact search that candidates may cost; reading more would not be worth the loss."""
 
 PATIENCE_S = 0.2
 
@@ -185,14 +185,16 @@ class Building:
 
     def measure(self, groups: Any) -> tuple[int, float, Literal["queries", "items"]]:
         """The fewest groups to look into (0 if there is no such number), the recall, and what was looked for."""
-        queries, of = np.load(self.folder / QUERIES, allow_pickle=False), "queries"
-        asked = np.zeros(0, np.int64)
-        if len(queries) == 0:
-            asked, of = self.sample(MEASURED), "items"
+        queries: Matrix = np.load(self.folder / QUERIES, allow_pickle=False)
+        of: Literal["queries", "items"] = "queries" if len(queries) else "items"
+        asked = self.sample(MEASURED) if of == "items" else np.zeros(0, np.int64)
+        if of == "items":
             queries = self.vectors[asked]
         count = min(TOP_K, len(self.rows) - len(asked[:1]))
         true = self.exact(queries, asked, count)
         short = self.projected(queries)
+        share = MOST_READ * 4 * self.job.dimension / short.shape[1]
+        most = max(1, int(min(share, 1) * groups.nlist))
         probes, best = 1, 0.0
         while True:
             found = candidates(groups, short, candidates_for(count) + 1, probes, self.live)
@@ -203,10 +205,10 @@ class Building:
                 hits += len(np.intersect1d(near, true[number]))
             best = max(best, hits / (count * len(queries)))
             if best >= self.job.recall:
-                return probes, best, "items" if of == "items" else "queries"
-            if 2 * probes > max(1, MOST_PROBED * groups.nlist):
-                return 0, best, "items" if of == "items" else "queries"
-            probes *= 2
+                return probes, best, of
+            if probes >= most:
+                return 0, best, of
+            probes = min(2 * probes, most)
 
     def exact(self, queries: Matrix, asked: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         """The true hits of each query (Q, count); an item is none of its own."""

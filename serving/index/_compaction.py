@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from serving.index._rows import Rows
 from serving.index._table import Table, new_generation
 from serving.index._vectors import VectorFile
 from serving.index.base import Item
+from wander.errors import EngineError
 
 PIECE_BYTES = 8 << 20
 """Of vectors that are copied while writers wait."""
@@ -71,8 +72,10 @@ class Compaction:
     def abandon(self) -> None:
         """Removes what was written, as far as that goes; what is left is removed when the index is opened."""
         self.rows.vectors.close()
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self.rows.vectors.path.unlink()
+        with suppress(EngineError), self.table.transaction():
+            self.table.drop_others()
 
 
 def vector_path(folder: Path, generation: str) -> Path:

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 from serving.index.base import Index, IndexOptions, Origin, Stats
@@ -48,13 +47,9 @@ class Indexes:
         found = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted(path.name for path in found if NAME.fullmatch(path.name) and (path / KIND).is_file())
 
-    def stats(self) -> list[tuple[str, Stats]]:
-        """Of those that are open and can be asked now, by name."""
-        found = []
-        for name, index in sorted(self._opened.copy().items()):
-            with suppress(ServiceError):
-                found.append((name, index.stats()))
-        return found
+    def last_stats(self) -> list[tuple[str, Stats]]:
+        """Of those that are open, by name; waits for no disk and no server."""
+        return [(name, index.last_stats()) for name, index in sorted(self._opened.copy().items())]
 
     def get(self, name: str) -> Index:
         """Raises InputError for what is no name, NotFound, and EngineError for an index that cannot be read."""

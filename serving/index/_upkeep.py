@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 TURN = threading.Semaphore()
 """Held by whoever is at work: several at once would share the cores and the disk, and none would be done sooner."""
+PATIENCE_S = 0.1
 
 
 class Stopped(Exception):
@@ -56,7 +57,10 @@ class Upkeep:
         self.progress = Progress(stage, share)
 
     def _run(self) -> None:
-        with TURN:
+        while not TURN.acquire(timeout=PATIENCE_S):
+            if self._stopped.is_set():
+                return
+        try:
             while True:
                 with self._lock:
                     work, self._next = self._next, None
@@ -68,6 +72,8 @@ class Upkeep:
                     if self._next is None:
                         self.progress = ended
                         return
+        finally:
+            TURN.release()
 
     def _ended(self, work: Callable[[Report], None]) -> Progress:
         """Does it, and says how it ended."""

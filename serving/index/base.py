@@ -221,6 +221,10 @@ class Index(ABC):
     def stats(self) -> Stats:
         """How many items there are, and how they are searched."""
 
+    def last_stats(self) -> Stats:
+        """What is known of them without asking anyone, and so at once."""
+        return self.stats()
+
     @abstractmethod
     def rebuild(self) -> None:
         """Starts what makes search fast and files small anew, and returns; `stats` tell how far it is.

@@ -52,9 +52,11 @@ class Chroma(Index):
         self._writing = threading.Lock()
         self._closed = False
         self._recall: Recall | None = None
+        self._count = 0
         self._upkeep = Upkeep(self._where)
         try:
             self._path = f"{COLLECTIONS}/{_asked(self._client, 'GET', f'{COLLECTIONS}/{self._name}')['id']}"
+            self.stats()
         except BaseException:
             self._client.close()
             raise
@@ -86,6 +88,7 @@ class Chroma(Index):
         with self._writing:
             for start in range(0, len(last), BATCH):
                 self._put(last[start : start + BATCH])
+            self.stats()
 
     def _put(self, items: list[Item]) -> None:
         """Chroma keeps what the old metadata has and the new has not, unless it is told that it is null."""
@@ -109,6 +112,7 @@ class Chroma(Index):
             there = bool(self._ask("get", {"ids": [id], "include": []})["ids"])
             if there:
                 self._ask("delete", {"ids": [id]})
+                self.stats()
             return there
 
     def page(self, limit: int, after: str = "") -> list[Item]:
@@ -141,7 +145,12 @@ class Chroma(Index):
 
     def stats(self) -> Stats:
         """`recall` is known after a rebuild."""
-        return Stats(int(self._ask("count", None, "GET")), "approximate", self._recall, 0, self._upkeep.progress)
+        self._count = int(self._ask("count", None, "GET"))
+        return self.last_stats()
+
+    def last_stats(self) -> Stats:
+        """As of the last write from here, or the last `stats`."""
+        return Stats(self._count, "approximate", self._recall, 0, self._upkeep.progress)
 
     def rebuild(self) -> None:
         """The server keeps its own files; what is done here is to measure the recall."""

@@ -34,6 +34,8 @@ from wander.files import flush, staging, sync
 
 log = logging.getLogger(__name__)
 
+LEAST_ITEMS = 1000
+"""Fewer are searched exactly whatever their size."""
 NEWER = 0.5
 """Rows that are newer than the structure, as a share of those in it, that are too many."""
 LEAST_DEAD = 10_000
@@ -174,10 +176,15 @@ class Embedded(Index):
 
     def _too_old(self) -> bool:
         """Whether search would gain from a structure, or from a newer one."""
-        if len(self._rows) * self.dimension * 4 <= self._options.exact_mb * 1e6 or self.weights:
-            return False
         made = self._approximate
+        if not self._large(len(self._rows)):
+            return False
         return made is None or self._rows.count - made.rows > NEWER * made.items
+
+    def _large(self, items: int) -> bool:
+        """Whether so many are searched approximately."""
+        size = items * self.dimension * 4
+        return size > self._options.exact_mb * 1e6 and items >= LEAST_ITEMS and not self.weights
 
     def _too_sparse(self) -> bool:
         return self._rows.dead > max(LEAST_DEAD, len(self._rows))
@@ -210,8 +217,9 @@ class Embedded(Index):
                 with self._table.transaction():
                     self._table.drop_others()
         except BaseException:
-            if self._rows is not compaction.rows:
-                compaction.abandon()
+            with self._writing:
+                if self._rows is not compaction.rows:
+                    compaction.abandon()
             raise
 
     def _copy(self, compaction: Compaction, report: Report) -> None:
@@ -224,7 +232,7 @@ class Embedded(Index):
         """A structure for these rows, on the disk beside them; None where search is exact."""
         with self._memory:
             count, live, asked = rows.count, rows.live[: rows.count].copy(), list(self._asked)
-        if int(live.sum()) * self.dimension * 4 <= self._options.exact_mb * 1e6 or self.weights:
+        if not self._large(int(live.sum())):
             return None
         job = Job(str(rows.vectors.path), self.dimension, count, self._options.recall)
         target = self._folder / f"approximate.{generation}.{count}"

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from fastapi import Request
 
-from serving.index import Origin
+from serving.index import Found, Index, Origin, Stats
 from serving.index.base import Scalar
 from serving.model import Model
 from serving.parsing import parse_json
@@ -172,6 +172,24 @@ def origin_of(model: Model) -> Origin:
     files = {n: s for n, s in manifest.files.items() if n not in beside and not n.startswith("samples/")}
     made_of = orjson.dumps([files, manifest.preprocessing], option=orjson.OPT_SORT_KEYS)
     return Origin(model.name, model.version, model.adapter, hashlib.sha256(made_of).hexdigest())
+
+
+def described(name: str, index: Index) -> dict[str, Any]:
+    """What there is to know of an index."""
+    stats = index.stats()
+    sizes = {"items": stats.items, "deleted_rows": stats.deleted, "dimension": index.dimension}
+    rebuild = None if stats.rebuild is None else vars(stats.rebuild)
+    return {"index": name, **sizes, **mode_of(stats), "rebuild": rebuild, **vars(index.origin)}
+
+
+def mode_of(found: Found | Stats) -> dict[str, Any]:
+    """How it is searched; for an approximate search its recall, and of what that was measured."""
+    recall = found.recall
+    return {
+        "mode": found.mode,
+        "recall": None if recall is None else recall.value,
+        "recall_of": None if recall is None else recall.of,
+    }
 
 
 # Of the document

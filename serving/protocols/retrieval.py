@@ -16,7 +16,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
 
 from serving.auth import charge
-from serving.index import Found, Index, Indexes, IndexOptions, Item, Origin, Query, Stats
+from serving.index import Found, Index, Indexes, IndexOptions, Item, Origin, Query
 from serving.index.base import Vector
 from serving.metrics import IndexCollector
 from serving.protocols._bodies import ADDRESS
@@ -24,7 +24,9 @@ from serving.protocols._openapi import RESPONSES
 from serving.protocols._retrieval import (
     Record,
     Search,
+    described,
     many_body,
+    mode_of,
     one_body,
     origin_of,
     page_of,
@@ -96,12 +98,12 @@ class Retrieval(Protocol):
 
     def _describe(self, name: str) -> dict[str, Any]:
         try:
-            return _described(name, self.indexes.get(name))
+            return described(name, self.indexes.get(name))
         except ServiceError as error:
             return {"index": name, "error": problem(error)}
 
     async def _show(self, index: str) -> Response:
-        return json_response(await asyncio.to_thread(lambda: _described(index, self.indexes.get(index))))
+        return json_response(await asyncio.to_thread(lambda: described(index, self.indexes.get(index))))
 
     async def _rebuild(self, index: str) -> Response:
         """Answers at once; `rebuild` in what describes the index tells how far it is."""
@@ -109,14 +111,14 @@ class Retrieval(Protocol):
         def start() -> dict[str, Any]:
             opened = self.indexes.get(index)
             opened.rebuild()
-            return _described(index, opened)
+            return described(index, opened)
 
         return json_response(await asyncio.to_thread(start), 202)
 
     def _measures(self) -> list[tuple[str, int, int, bool, float | None]]:
         return [
             (name, s.items, s.deleted, s.mode == "approximate", s.recall.value if s.recall else None)
-            for name, s in self.indexes.stats()
+            for name, s in self.indexes.last_stats()
         ]
 
     async def _remove(self, index: str) -> Response:
@@ -217,7 +219,7 @@ class Retrieval(Protocol):
 
         found, seconds = await asyncio.to_thread(look)
         self.service.metrics.searches.labels(index, found.mode).observe(seconds)
-        content = {"hits": [vars(hit) for hit in found.hits], "index": index, **_mode(found)}
+        content = {"hits": [vars(hit) for hit in found.hits], "index": index, **mode_of(found)}
         made_by = _made_by(answer or opened.origin)
         made_by["timing"]["search"] = round(seconds * 1000, 3)
         return json_response({**content, **made_by})
@@ -267,23 +269,6 @@ def _vector(answer: Answer) -> Vector:
     """What is stored and looked for: the vector, and what divides its scores."""
     weights = answer.model.task.divisor(answer.content)
     return np.asarray([*answer.content["embedding"], *weights], np.float32)
-
-
-def _described(name: str, index: Index) -> dict[str, Any]:
-    stats = index.stats()
-    sizes = {"items": stats.items, "deleted_rows": stats.deleted, "dimension": index.dimension}
-    rebuild = None if stats.rebuild is None else vars(stats.rebuild)
-    return {"index": name, **sizes, **_mode(stats), "rebuild": rebuild, **vars(index.origin)}
-
-
-def _mode(found: Found | Stats) -> dict[str, Any]:
-    """How it is searched; for an approximate search its recall, and of what that was measured."""
-    recall = found.recall
-    return {
-        "mode": found.mode,
-        "recall": None if recall is None else recall.value,
-        "recall_of": None if recall is None else recall.of,
-    }
 
 
 def _public(item: Item) -> dict[str, Any]:

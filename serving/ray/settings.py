@@ -12,6 +12,7 @@ from wander.errors import UsageError
 
 ELSEWHERE = {
     "indexes": "an index has one holder, which no process here can be for good",
+    **dict.fromkeys(("index_server", "index_exact_mb", "index_recall"), "there are no indexes; see --indexes"),
     "workers": "Ray runs the processes; see --max-replicas and --ingress-replicas",
     "grpc_port": "Ray's proxy passes on HTTP alone",
     "demo": "its pages hold sessions; run it beside the service: wander demo --url",

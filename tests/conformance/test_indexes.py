@@ -107,7 +107,7 @@ def test_what_was_deleted_is_gone(indexes: Indexes) -> None:
     assert index.delete("a")
     assert not index.delete("a")
     assert ids(index, Query(vector(1, 0))) == ["b"]
-    assert (index.get("a"), index.stats().items) == (None, 1)
+    assert (index.get("a"), index.last_stats().items, index.stats().items) == (None, 1, 1)
 
 
 def test_pages(indexes: Indexes) -> None:

@@ -92,7 +92,7 @@ def test_what_writes_or_controls_is_for_those_who_may(routes: list[tuple[str, st
         expected: set[Access] = {"open", "key", Role.INFER}
         if template.startswith("/v2/repository/models/"):
             expected = {Role.ADMIN}
-        elif method in ("PUT", "DELETE", "PATCH"):
+        elif method in ("PUT", "DELETE", "PATCH") or template.endswith("/rebuild"):
             expected = {Role.INDEX_WRITE}
         elif method == "POST":
             expected = {"open"} if template.startswith("/demo/") else {Role.INFER}

@@ -185,6 +185,15 @@ def test_retrieval(client: Client, red: Path) -> None:
     with pytest.raises(NotFound):
         client.get_item("things", "w")
     assert [(one["index"], one["items"]) for one in client.indexes()] == [("things", 3)]
+    arrays = {"id": np.array(["d", "e"]), "text": np.array(["red", ""]), "metadata": np.array(['{"n": 1}', ""])}
+    first, second = client.put_arrays("things", arrays)
+    assert isinstance(first, dict)
+    assert isinstance(second, InputError)
+    with pytest.raises(InputError, match="holds objects"):
+        client.put_arrays("things", {"id": np.array([object()])})
+    assert client.get_item("things", "d")["metadata"] == {"n": 1}
+    assert client.rebuild_index("things")["index"] == "things"
+    assert client.get_index("things")["items"] == 4
     assert client.delete_index("things")["deleted"] is True
     with pytest.raises(NotFound):
         client.search("things", {"text": "red"})
@@ -378,7 +387,9 @@ def test_no_route_is_forgotten(server: Running) -> None:
         ("get", "/v1/models"): "models",
         ("get", "/v1/models/{name}"): "model",
         ("get", "/v1/retrieval"): "indexes",
+        ("get", "/v1/retrieval/{index}"): "get_index",
         ("delete", "/v1/retrieval/{index}"): "delete_index",
+        ("post", "/v1/retrieval/{index}/rebuild"): "rebuild_index",
         ("get", "/v1/retrieval/{index}/items"): "items",
         ("put", "/v1/retrieval/{index}/items"): "put_items",
         ("get", "/v1/retrieval/{index}/items/{id}"): "get_item",

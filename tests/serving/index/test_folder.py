@@ -40,7 +40,7 @@ def test_several(indexes: Indexes) -> None:
     first.put([ITEM])
     indexes.ensure("two", OTHER, 3)
     assert indexes.names() == ["one", "two"]
-    assert [(name, stats.items) for name, stats in indexes.stats()] == [("one", 1), ("two", 0)]
+    assert [(name, stats.items) for name, stats in indexes.last_stats()] == [("one", 1), ("two", 0)]
     assert indexes.get("one") is indexes.ensure("one", ORIGIN, 2) is first
     indexes.remove("one")
     assert indexes.names() == ["two"]
@@ -108,7 +108,7 @@ def test_damaged_index_harms_no_other(indexes: Indexes, caplog: pytest.LogCaptur
     (indexes.folder / "bad" / "items.sqlite").write_bytes(b"garbage" * 1000)
     indexes.open_all()
     assert "index in bad is damaged" in caplog.text
-    assert [name for name, _ in indexes.stats()] == ["good"]
+    assert [name for name, _ in indexes.last_stats()] == ["good"]
     with pytest.raises(EngineError):
         indexes.get("bad")
     indexes.remove("bad")
