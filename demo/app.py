@@ -133,7 +133,7 @@ class Demo:
                 parts.append(message.get("body", b""))
 
         headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
-        await built.app(_own(scope) | {"headers": headers}, receive, keep)
+        await built.app({**scope, "headers": headers}, receive, keep)
         body = b"".join(parts).replace(MANIFEST, b"")
         scripts = " ".join(f"'sha256-{b64encode(sha256(one).digest()).decode()}'" for one in INLINE.findall(body))
         told = MutableHeaders(raw=start["headers"])

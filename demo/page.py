@@ -24,6 +24,7 @@ HOUR = 3600
 MAX_FILE = "30mb"
 SYSTEM = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+ICON = '<link rel="icon" href="data:,">'
 HEAD = """<header class="wd-head">
 <h1>wander</h1>
 <p>Adapted multimodal models, asked over HTTP. Every answer below comes from this server's API.</p>
@@ -40,7 +41,8 @@ def build(service: Service, models: Sequence[Model], folder: Path) -> gr.Blocks:
         by_task.setdefault(model.task, []).append(model)
     kinds = sorted((kind.place, name, kind) for name, kind in tabs if name in by_task)
     made: list[Tab] = [kind(service, by_task[name], folder) for _, name, kind in kinds]
-    with gr.Blocks(title="wander", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
+    page = gr.Blocks(title="wander", analytics_enabled=False, delete_cache=(HOUR, HOUR))
+    with page:
         panel(HEAD)
         if not made:
             panel(note("The server has no models that can be shown here."))
@@ -62,7 +64,7 @@ def mounted(service: Service, models: Sequence[Model], path: str, folder: Path, 
     kept = folder / "kept"
     kept.mkdir(exist_ok=True)
     host = FastAPI(openapi_url=None)
-    return gr.mount_gradio_app(
+    made: FastAPI = gr.mount_gradio_app(
         host,
         build(service, models, kept),
         path,
@@ -70,6 +72,7 @@ def mounted(service: Service, models: Sequence[Model], path: str, folder: Path, 
             primary_hue=gr.themes.colors.blue, neutral_hue=gr.themes.colors.slate, font=SYSTEM, font_mono=MONO
         ),
         css_paths=[STYLE],
+        head=ICON,
         footer_links=[],
         run_history=False,
         show_error=False,
@@ -79,3 +82,4 @@ def mounted(service: Service, models: Sequence[Model], path: str, folder: Path, 
         mcp_server=False,
         pwa=False,
     )
+    return made

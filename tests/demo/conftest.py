@@ -111,9 +111,14 @@ class Visit:
         found.wait_for()
         return found
 
+    def holds(self, stem: str) -> None:
+        """Waits until the first file of the tab has this name."""
+        inside = self.page.locator("[role=tabpanel]:visible .file-preview .stem")
+        inside.filter(has_text=stem).first.wait_for()
+
     def upload(self, path: Path) -> None:
         self.page.locator("[role=tabpanel]:visible input[type=file]").first.set_input_files(str(path))
-        self.page.get_by_text(path.name[:8]).and_(self.page.locator(":visible")).first.wait_for()
+        self.holds(path.stem)
 
 
 @pytest.fixture(scope="module")

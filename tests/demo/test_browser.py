@@ -78,7 +78,7 @@ def pasted(visit: Visit, folder: Path) -> list[Any]:
 def test_sentiment_from_the_example_and_from_an_upload(visit: Visit, features: Path, tmp_path: Path) -> None:
     visit.tab("Sentiment")
     visit.press("Use the example")
-    visit.page.get_by_text("example.json").first.wait_for()
+    visit.holds("example")
     visit.press("Ask with features")
     first = visit.seen(".wd-number").inner_text()
     assert "mosi" in about(visit)
@@ -113,7 +113,7 @@ def test_what_is_wrong_is_a_message_that_names_the_field(visit: Visit, tmp_path:
 def test_emotion(visit: Visit) -> None:
     visit.tab("Emotion")
     visit.press("Use the example")
-    visit.page.get_by_text("example.json").and_(visit.page.locator(":visible")).first.wait_for()
+    visit.holds("example")
     visit.press("Ask with features")
     rows = visit.seen(".wd-bars").locator("tr")
     assert rows.count() == 3
@@ -160,7 +160,7 @@ def test_clips_are_added_and_found(visit: Visit, tmp_path: Path) -> None:
     assert "no clips yet" in visit.seen(".wd-problem").inner_text()
     for title in ("a first clip", "a second clip"):
         visit.press("Use the example")
-        visit.page.get_by_text("example.json").and_(visit.page.locator(":visible")).first.wait_for()
+        visit.holds("example")
         visit.page.get_by_label("What is to be seen").fill(title)
         visit.press("Add the clip")
         visit.page.get_by_role("heading", name="Added").wait_for()
