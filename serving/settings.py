@@ -20,6 +20,15 @@ class Settings(BaseSettings):
 
     models: Path = Field(default=Path("models"), description="Folder with a folder for every model.")
     indexes: Path = Field(default=Path("indexes"), description="Folder with a folder for every retrieval index.")
+    index_server: str | None = Field(
+        default=None, description="Address of a Chroma server for new indexes, http://host:port; none: on disk here."
+    )
+    index_exact_mb: float = Field(
+        default=256.0, ge=0, description="Size of an index's vectors up to which it is searched exactly."
+    )
+    index_recall: float = Field(
+        default=0.95, gt=0, le=1, description="Recall an approximate search must be measured to have; else it is exact."
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     workers: int = Field(default=1, ge=1, le=64, description="Processes that serve together.")

@@ -42,6 +42,8 @@ HTTP: dict[tuple[str, str], Access] = {
     ("GET", "/v1/retrieval"): INFER,
     ("DELETE", "/v1/retrieval/{index}"): INDEX_WRITE,
     ("POST", "/v1/retrieval/{index}/search"): INFER,
+    ("POST", "/v1/retrieval/{index}/rebuild"): INDEX_WRITE,
+    ("GET", "/v1/retrieval/{index}"): INFER,
     ("GET", "/v1/retrieval/{index}/items"): INFER,
     ("PUT", "/v1/retrieval/{index}/items"): INDEX_WRITE,
     ("GET", "/v1/retrieval/{index}/items/{id:path}"): INFER,

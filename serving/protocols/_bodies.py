@@ -31,11 +31,24 @@ class Body:
     address: dict[str, str] = field(default_factory=dict)
 
 
-async def read_body(request: Request, uploads: tuple[str, ...], settings: Settings) -> Body:
+async def read_body(
+    request: Request, uploads: tuple[str, ...], settings: Settings, options: tuple[str, ...] = ()
+) -> Body:
     """The items of a request for a task whose items have these files.
+
+    Args:
+        options: fields of an item that are taken from the query where the item has none.
 
     Raises MalformedBody, UnsupportedMedia, TooLarge, and InputError that names the field.
     """
+    body = await _read(request, uploads, settings)
+    if given := {name: request.query_params[name] for name in options if name in request.query_params}:
+        content = body.content
+        return Body([given | item for item in content] if isinstance(content, list) else given | content, body.address)
+    return body
+
+
+async def _read(request: Request, uploads: tuple[str, ...], settings: Settings) -> Body:
     address = {name: request.query_params[name] for name in ADDRESS if name in request.query_params}
     media = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media == "application/json":
@@ -43,15 +56,30 @@ async def read_body(request: Request, uploads: tuple[str, ...], settings: Settin
         decode_files(body, uploads)
         return body
     if media == "multipart/form-data":
-        try:
-            form = await request.form(max_files=max(1, len(uploads)), max_fields=MAX_FIELDS)
-        except HTTPException as error:
-            raise MalformedBody(f"the multipart body cannot be parsed: {error.detail}") from error
+        form = await _form(request, max(1, len(uploads)))
         try:
             return await _from_form(form, address, uploads, settings)
         finally:
             await form.close()
     raise UnsupportedMedia(f"{media} is not read here; send application/json or multipart/form-data")
+
+
+async def read_files(request: Request, most: int) -> list[bytes]:
+    """The files of a form that holds nothing else. Raises MalformedBody, and InputError that names another field."""
+    form = await _form(request, most)
+    try:
+        if texts := [name for name, value in form.items() if isinstance(value, str)]:
+            raise InputError(f"{texts[0]} is not a field of a multipart body", texts[0])
+        return [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    finally:
+        await form.close()
+
+
+async def _form(request: Request, max_files: int) -> FormData:
+    try:
+        return await request.form(max_files=max_files, max_fields=MAX_FIELDS)
+    except HTTPException as error:
+        raise MalformedBody(f"the multipart body cannot be parsed: {error.detail}") from error
 
 
 async def _from_form(form: FormData, address: dict[str, str], uploads: tuple[str, ...], settings: Settings) -> Body:
@@ -93,11 +121,11 @@ def _from_json(body: bytes, address: dict[str, str]) -> Body:
 
 
 def decode_files(body: Body, uploads: tuple[str, ...]) -> None:
-    """Files stand in JSON as base64 (in place)."""
+    """Files stand in JSON as base64 (in place). An object or nothing in its place is for the task."""
     items: list[Any] = body.content if isinstance(body.content, list) else [body.content]
     for index, item in enumerate(items):
         for name in uploads:
-            if name not in item:
+            if item.get(name) is None or isinstance(item[name], dict):
                 continue
             where = f"items[{index}].{name}" if isinstance(body.content, list) else name
             if not isinstance(item[name], str):

@@ -33,7 +33,7 @@ def test_every_kind_keeps_what_was_put(tmp_path: Path, kind: str) -> None:
     index = indexes.get("one")
     assert isinstance(index, kinds.get(kind))
     assert index.origin == ORIGIN
-    assert [hit.id for hit in index.search(Query(ITEM.vector))] == ["a"]
+    assert [hit.id for hit in index.search(Query(ITEM.vector)).hits] == ["a"]
     stats = index.stats()
     assert (stats.mode == "exact") == (stats.recall is None)
     indexes.close()
@@ -55,7 +55,7 @@ def test_several(indexes: Indexes) -> None:
     first.put([ITEM])
     indexes.ensure("two", OTHER, 3)
     assert indexes.names() == ["one", "two"]
-    assert indexes.sizes() == [("one", 1), ("two", 0)]
+    assert [(name, stats.items) for name, stats in indexes.stats()] == [("one", 1), ("two", 0)]
     assert indexes.get("one") is indexes.ensure("one", ORIGIN, 2) is first
     indexes.remove("one")
     assert indexes.names() == ["two"]
@@ -123,7 +123,7 @@ def test_damaged_index_harms_no_other(indexes: Indexes, caplog: pytest.LogCaptur
     (indexes.folder / "bad" / "items.sqlite").write_bytes(b"garbage" * 1000)
     indexes.open_all()
     assert "index in bad is damaged" in caplog.text
-    assert indexes.sizes() == [("good", 0)]
+    assert [name for name, _ in indexes.stats()] == ["good"]
     with pytest.raises(EngineError):
         indexes.get("bad")
     indexes.remove("bad")
