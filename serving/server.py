@@ -62,6 +62,7 @@ def run(
             server_header=False,
             ws="none",
             http=limited(settings),
+            timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )
     )

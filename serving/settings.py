@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=32 << 20, ge=1, description="Largest body of a request.")
     body_timeout_s: float = Field(default=60.0, gt=0, description="How long the body of a request may take to come.")
     max_connections: int = Field(default=1000, ge=1, description="Connections at once; more are refused.")
+    keep_alive_s: int = Field(
+        default=75, ge=1, description="How long a connection may be idle; clients and proxies should end it first."
+    )
     max_items: int = Field(default=1024, ge=1, description="Most items of one bulk request.")
     max_length: int = Field(default=8192, ge=1, description="Longest side of a tensor of a request, but its rows.")
     keys: str | None = Field(

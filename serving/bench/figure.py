@@ -16,12 +16,13 @@ from wander.errors import MissingDependency
 INCHES, DPI = (16, 9), 120
 INK, PALE, GRID = "#1f2933", "#66737f", "#e3e8ec"
 CASES = ("#2364aa", "#e4572e", "#2e933c", "#8b5fbf", "#c98a00", "#17869e")
+OUTSIDE = "outside: HTTP, waiting for a core"
 STAGE_COLOURS = {
     "queue": "#c9a227",
     "preprocess": "#7fb7be",
     "inference": "#2364aa",
     "postprocess": "#8b5fbf",
-    "http and network": "#c5ced6",
+    OUTSIDE: "#c5ced6",
 }
 BINS = 70
 DRAWN = 5
@@ -45,14 +46,15 @@ def picture(document: Mapping[str, Any]) -> bytes:
     plt = pyplot()
     style = {
         "font.family": "DejaVu Sans", "font.size": 12, "text.color": INK, "axes.labelcolor": INK,
-        "axes.edgecolor": PALE, "xtick.color": PALE, "ytick.color": PALE, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.edgecolor": PALE, "xtick.color": PALE, "ytick.color": PALE,
+        "axes.spines.top": False, "axes.spines.right": False,
         "axes.grid": True, "grid.color": GRID, "axes.axisbelow": True, "axes.titlesize": 13, "axes.titleweight": "bold",
         "axes.titlelocation": "left", "legend.frameon": False,
     }  # fmt: skip
     with plt.rc_context(style):
         figure = plt.figure(figsize=INCHES, dpi=DPI)
         layout = figure.add_gridspec(
-            2, 2, width_ratios=(1.15, 1), left=0.06, right=0.975, top=0.82, bottom=0.13, wspace=0.2, hspace=0.5
+            2, 2, width_ratios=(1.15, 1), left=0.06, right=0.975, top=0.82, bottom=0.17, wspace=0.2, hspace=0.5
         )
         points = [point for point in document["points"] if point["requests"]]
         labels = short_labels(document["cases"])
@@ -215,11 +217,11 @@ def _stack(axes: Any, points: Sequence[Mapping[str, Any]], labels: Mapping[str, 
     axes.grid(axis="y", visible=False)
     axes.legend(
         loc="lower center",
-        bbox_to_anchor=(0.45, -0.52),
+        bbox_to_anchor=(0.45, -0.47),
         ncols=len(STAGE_COLOURS),
         fontsize=10,
         handlelength=1,
-        columnspacing=1.2,
+        columnspacing=1.1,
     )
 
 
@@ -227,5 +229,5 @@ def stages(point: Mapping[str, Any]) -> dict[str, float]:
     """Milliseconds by stage; what the client saw beyond the server's own is transport."""
     told = point["server"]["stages_ms"]
     found = {stage: told[stage] for stage in STAGES if stage in told}
-    found["http and network"] = max(0.0, (point["latency_ms"]["mean"] or 0.0) - sum(found.values()))
+    found[OUTSIDE] = max(0.0, (point["latency_ms"]["mean"] or 0.0) - sum(found.values()))
     return found

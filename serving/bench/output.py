@@ -14,8 +14,9 @@ PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9", "max")
 MB = 1e6
 COLUMNS = (
     "case", "load", "amount", "batch", "requests", "throughput", "rows_per_s", *(f"{p}_ms" for p in PERCENTILES),
-    "mean_ms", "errors", "unsent", "stable", "within_throughput", "within_p99", "batch_rows", *(f"{stage}_ms" for stage in STAGES),
-    "cpu_cores", "memory_bytes", "generator_busy", "generator_late_p99_ms", "notes",
+    "mean_ms", "errors", "unsent", "stable", "within_throughput", "within_p99", "batch_rows",
+    *(f"{stage}_ms" for stage in STAGES), "cpu_cores", "memory_bytes", "generator_busy", "generator_late_p99_ms",
+    "notes",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from serving.index.base import Index, IndexOptions, Origin, Stats
@@ -48,8 +49,12 @@ class Indexes:
         return sorted(path.name for path in found if NAME.fullmatch(path.name) and (path / KIND).is_file())
 
     def stats(self) -> list[tuple[str, Stats]]:
-        """Of those that are open, by name."""
-        return [(name, index.stats()) for name, index in sorted(self._opened.copy().items())]
+        """Of those that are open and can be asked now, by name."""
+        found = []
+        for name, index in sorted(self._opened.copy().items()):
+            with suppress(ServiceError):
+                found.append((name, index.stats()))
+        return found
 
     def get(self, name: str) -> Index:
         """Raises InputError for what is no name, NotFound, and EngineError for an index that cannot be read."""
@@ -86,8 +91,15 @@ class Indexes:
         with self._lock:
             if not (path / KIND).is_file():
                 raise NotFound(f"there is no index {name!r}")
+            try:
+                self._find(name)
+            except ServiceError as error:
+                log.warning("the index %r is removed, though it cannot be opened: %s", name, error)
             if index := self._opened.pop(name, None):
-                index.close()
+                try:
+                    index.discard()
+                finally:
+                    index.close()
             # It goes at once, by its name; its files take their time.
             with staging(self.folder / REMOVED) as rubbish:
                 os.rename(path, rubbish / name)

@@ -100,7 +100,10 @@ class Recall(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """The hits of one search, and how it found them; an exact one misses none and has no `recall`."""
+    """The hits of one search, and how it found them; an exact one misses none and has no `recall`.
+
+    None is also the recall that was not measured.
+    """
 
     hits: list[Hit]
     mode: Mode = "exact"
@@ -137,7 +140,7 @@ class Stats:
     Attributes:
         items: that are here.
         deleted: rows that only take space: a rebuild gives it back.
-        recall: of an approximate index; an exact one finds all.
+        recall: of an approximate index, if it was measured; an exact one finds all.
         rebuild: the one that goes on, else the last one since the index was opened.
     """
 
@@ -224,6 +227,10 @@ class Index(ABC):
 
         Searches and writes go on meanwhile. Does nothing while a rebuild goes on.
         """
+
+    def discard(self) -> None:
+        """Removes what is kept outside of the folder. Nothing but `close` comes after it."""
+        return
 
     @abstractmethod
     def close(self) -> None:

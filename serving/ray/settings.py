@@ -20,6 +20,7 @@ ELSEWHERE = {
     "load": "every model of the folder is served",
     "memory_mb": "Ray places replicas by their cores",
     "max_connections": "Ray's proxy holds the connections",
+    "keep_alive_s": "Ray's proxy holds the connections",
 }
 """Settings of the server that mean nothing here -> why."""
 
