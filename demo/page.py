@@ -24,7 +24,6 @@ HOUR = 3600
 MAX_FILE = "30mb"
 SYSTEM = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-ICON = '<link rel="icon" href="data:,">'
 HEAD = """<header class="wd-head">
 <h1>wander</h1>
 <p>Adapted multimodal models, asked over HTTP. Every answer below comes from this server's API.</p>
@@ -72,7 +71,6 @@ def mounted(service: Service, models: Sequence[Model], path: str, folder: Path, 
             primary_hue=gr.themes.colors.blue, neutral_hue=gr.themes.colors.slate, font=SYSTEM, font_mono=MONO
         ),
         css_paths=[STYLE],
-        head=ICON,
         footer_links=[],
         run_history=False,
         show_error=False,

@@ -90,7 +90,7 @@ class Visit:
         self.complaints: list[str] = []
         self.strangers: list[str] = []
         page.set_default_timeout(20_000)
-        page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
+        page.on("console", self._said)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", self._asked)
         self._answers = 0
@@ -98,6 +98,10 @@ class Visit:
         page.on("requestfailed", self._answered)
         page.goto(f"{url}/demo")
         page.get_by_role("tab").first.wait_for()
+
+    def _said(self, message: Any) -> None:
+        if message.type == "error":
+            self.complaints.append(f"{message.text} {message.location}")
 
     def _asked(self, request: Any) -> None:
         if not request.url.startswith((f"{self.url}/", "data:", f"blob:{self.url}/")):

