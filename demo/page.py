@@ -46,7 +46,7 @@ def build(service: Service, models: Sequence[Model], folder: Path) -> gr.Blocks:
         if not made:
             panel(note("The server has no models that can be shown here."))
         else:
-            with gr.Tabs():
+            with gr.Tabs(overflow_behavior="wrap"):
                 for tab in made:
                     with gr.Tab(tab.title, id=tab.title):
                         tab.lay()
