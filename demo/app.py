@@ -41,7 +41,8 @@ POSTS = re.compile(rf"{API}/(upload|queue/join|cancel|reset)/?")
 JOIN = f"{API}/queue/join"
 INLINE = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
 MANIFEST = b'<link rel="manifest" href="/manifest.json" />'
-"""Of an application to be installed, which this is not."""
+"""Of an application to be installed, which this is not; in its place stands that there is no icon to be fetched."""
+ICON = b'<link rel="icon" href="data:,">'
 POLICY = (
     "default-src 'none'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "media-src 'self' blob:; font-src 'self' data:; connect-src 'self' blob:; worker-src 'self' blob:; "
@@ -133,8 +134,8 @@ class Demo:
                 parts.append(message.get("body", b""))
 
         headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
-        await built.app(_own(scope) | {"headers": headers}, receive, keep)
-        body = b"".join(parts).replace(MANIFEST, b"")
+        await built.app({**scope, "headers": headers}, receive, keep)
+        body = b"".join(parts).replace(MANIFEST, ICON)
         scripts = " ".join(f"'sha256-{b64encode(sha256(one).digest()).decode()}'" for one in INLINE.findall(body))
         told = MutableHeaders(raw=start["headers"])
         told["content-length"] = str(len(body))

@@ -109,8 +109,8 @@ def _pancakes(draw: Draw, chance: random.Random) -> None:
         _disc(draw, SIDE / 2, y - 2, 118, "#c98136", 0.4)
     _disc(draw, SIDE / 2, 166, 70, "#7a3d12", 0.4)
     draw.rounded_rectangle((168, 132, 222, 168), 8, fill="#f9e79a")
-    for x, y in [(chance.uniform(90, 300), chance.uniform(146, 190)) for _ in range(9)]:
-        _disc(draw, x, y, 11, "#2c3566")
+    for x, height in [(chance.uniform(90, 300), chance.uniform(146, 190)) for _ in range(9)]:
+        _disc(draw, x, height, 11, "#2c3566")
 
 
 def _hamburger(draw: Draw, chance: random.Random) -> None:
@@ -119,8 +119,8 @@ def _hamburger(draw: Draw, chance: random.Random) -> None:
     draw.rounded_rectangle((60, 232, 324, 276), 20, fill="#5a3019")
     draw.polygon([(58, 232), (326, 232), (300, 250), (262, 234), (220, 256), (170, 236), (110, 252)], fill="#f2b632")
     draw.rounded_rectangle((66, 208, 318, 232), 10, fill="#c8372d")
-    for x in range(54, 330, 22):
-        _disc(draw, x, 204, 17, "#6fae3d", 0.6)
+    for leaf in range(54, 330, 22):
+        _disc(draw, leaf, 204, 17, "#6fae3d", 0.6)
     draw.pieslice((60, 70, 324, 324), 180, 360, fill="#dc9a45")
     for x, y in [(chance.uniform(100, 284), chance.uniform(98, 170)) for _ in range(30)]:
         _disc(draw, x, y, 5, "#f7e6bf", 0.6)

@@ -76,7 +76,7 @@ class Model:
         if size >= SMALL_BYTES:
             return ""
         data = f", trained on {provenance['data']}" if provenance.get("data") else ""
-        return f"A small demonstration model: {size / 1e6:.1f} MB of weights{data}. Expect it to be wrong at times."
+        return f"A small demonstration model: {size / 1e6:.2g} MB of weights{data}. Expect it to be wrong at times."
 
 
 def kinds(schema: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

@@ -40,12 +40,13 @@ def build(service: Service, models: Sequence[Model], folder: Path) -> gr.Blocks:
         by_task.setdefault(model.task, []).append(model)
     kinds = sorted((kind.place, name, kind) for name, kind in tabs if name in by_task)
     made: list[Tab] = [kind(service, by_task[name], folder) for _, name, kind in kinds]
-    with gr.Blocks(title="wander", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
+    page = gr.Blocks(title="wander", analytics_enabled=False, delete_cache=(HOUR, HOUR))
+    with page:
         panel(HEAD)
         if not made:
             panel(note("The server has no models that can be shown here."))
         else:
-            with gr.Tabs():
+            with gr.Tabs(overflow_behavior="wrap"):
                 for tab in made:
                     with gr.Tab(tab.title, id=tab.title):
                         tab.lay()
@@ -62,7 +63,7 @@ def mounted(service: Service, models: Sequence[Model], path: str, folder: Path, 
     kept = folder / "kept"
     kept.mkdir(exist_ok=True)
     host = FastAPI(openapi_url=None)
-    return gr.mount_gradio_app(
+    made: FastAPI = gr.mount_gradio_app(
         host,
         build(service, models, kept),
         path,
@@ -79,3 +80,4 @@ def mounted(service: Service, models: Sequence[Model], path: str, folder: Path, 
         mcp_server=False,
         pwa=False,
     )
+    return made

@@ -149,11 +149,11 @@ def grid(cells: Iterable[str]) -> str:
     return f'<div class="wd-grid">{"".join(cells)}</div>'
 
 
-def picture(source: str, title: str, score: float | None = None, more: str = "") -> str:
+def picture(source: str, title: str, score: float | None = None) -> str:
     media = (
         f'<img src="{escape(source, quote=True)}" alt="{escape(title, quote=True)}" loading="lazy">' if source else ""
     )
-    return _cell(media, title, score, more)
+    return _cell(media, title, score, "", "not kept here")
 
 
 def clip(source: str, title: str, score: float | None = None, more: str = "") -> str:
@@ -163,11 +163,11 @@ def clip(source: str, title: str, score: float | None = None, more: str = "") ->
             f'<video src="{escape(source, quote=True)}" aria-label="{escape(title, quote=True)}" '
             'controls muted playsinline preload="metadata"></video>'
         )
-    return _cell(media, title, score, more)
+    return _cell(media, title, score, more, "features, no film")
 
 
-def _cell(media: str, title: str, score: float | None, more: str) -> str:
-    shown = media or '<div class="wd-absent">not kept here</div>'
+def _cell(media: str, title: str, score: float | None, more: str, absent: str) -> str:
+    shown = media or f'<div class="wd-absent">{escape(absent)}</div>'
     told = f"<b>{score:.3f}</b>" if score is not None else ""
     return f"<figure>{shown}<figcaption><span>{escape(title)}</span>{told}{more}</figcaption></figure>"
 

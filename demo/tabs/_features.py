@@ -21,7 +21,7 @@ class Features:
         self.models = models
         with gr.Column(visible=visible) as self.group:
             self.file = gr.File(
-                label="Features: .npz or JSON, one sequence (length, features) for each modality",
+                label="Features (.npz or JSON)",
                 file_types=[".npz", ".json"],
                 height=132,
             )
@@ -35,7 +35,7 @@ class Features:
     def _example(self, name: str) -> str:
         """The bundle's own example, as a file that can be had and sent again."""
         data = json.dumps(dict(self.models[name].example)).encode()
-        return processing_utils.save_bytes_to_cache(data, "example.json", self.file.GRADIO_CACHE)
+        return str(processing_utils.save_bytes_to_cache(data, "example.json", self.file.GRADIO_CACHE))
 
     @staticmethod
     def read(path: str | None) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def summary(model: Model) -> str:
             rows, width = of_rows.get("maxItems"), of_rows["items"].get("maxItems")
             size = f" up to {rows} × {width}" if rows and width else ""
             parts.append(f"{name}{size}{'' if model.needs(name) else ' (may be left out)'}")
-    return view.note("It takes " + ", ".join(parts) + ".", "hint") if parts else ""
+    return view.note(f"One sequence a modality: {', '.join(parts)}.", "hint") if parts else ""
 
 
 def explained(model: Model, item: dict[str, Any]) -> dict[str, Any]:

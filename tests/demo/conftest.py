@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -89,31 +90,64 @@ class Visit:
         self.complaints: list[str] = []
         self.strangers: list[str] = []
         page.set_default_timeout(20_000)
-        page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
+        page.on("console", self._said)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", self._asked)
+        self._answers = 0
+        page.on("requestfinished", self._answered)
+        page.on("requestfailed", self._answered)
         page.goto(f"{url}/demo")
         page.get_by_role("tab").first.wait_for()
+
+    def _said(self, message: Any) -> None:
+        if message.type == "error":
+            self.complaints.append(f"{message.text} {message.location}")
 
     def _asked(self, request: Any) -> None:
         if not request.url.startswith((f"{self.url}/", "data:", f"blob:{self.url}/")):
             self.strangers.append(request.url)
+
+    def _answered(self, request: Any) -> None:
+        """A stream of answers ends when the last one that is due has come."""
+        self._answers += "/queue/data" in request.url
 
     def tab(self, title: str) -> None:
         self.page.get_by_role("tab", name=title, exact=True).click()
 
     def press(self, name: str) -> None:
         """A button that can be seen; waits for the answer of the server."""
+        before, until = self._answers, time.monotonic() + PATIENCE
         self.page.get_by_role("button", name=name, exact=True).and_(self.page.locator(":visible")).click()
+        self.answered(before, until)
+
+    def answered(self, before: int, until: float) -> None:
+        while self._answers == before:
+            assert time.monotonic() < until, "no answer came"
+            self.page.wait_for_timeout(20)
+        self.page.wait_for_timeout(150)  # and is shown
+
+    @property
+    def answers(self) -> int:
+        """How many have come."""
+        return self._answers
+
+    def clear(self) -> None:
+        """Takes the first file of the tab away."""
+        self.page.get_by_label("Clear").and_(self.page.locator(":visible")).first.click()
 
     def seen(self, selector: str) -> Any:
         found = self.page.locator(selector).and_(self.page.locator(":visible")).first
         found.wait_for()
         return found
 
+    def holds(self, stem: str) -> None:
+        """Waits until the first file of the tab has this name."""
+        inside = self.page.locator("[role=tabpanel]:visible .file-preview .stem")
+        inside.filter(has_text=stem).first.wait_for()
+
     def upload(self, path: Path) -> None:
         self.page.locator("[role=tabpanel]:visible input[type=file]").first.set_input_files(str(path))
-        self.page.get_by_text(path.name[:8]).and_(self.page.locator(":visible")).first.wait_for()
+        self.holds(path.stem)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.demo.conftest import Start, Visit
+from tests.demo.conftest import PATIENCE, Start, Visit
 from tests.serving.building import SIZES, random_rows
 
 pytest.importorskip("gradio", reason="the extra demo is not installed")
@@ -78,7 +79,7 @@ def pasted(visit: Visit, folder: Path) -> list[Any]:
 def test_sentiment_from_the_example_and_from_an_upload(visit: Visit, features: Path, tmp_path: Path) -> None:
     visit.tab("Sentiment")
     visit.press("Use the example")
-    visit.page.get_by_text("example.json").first.wait_for()
+    visit.holds("example")
     visit.press("Ask with features")
     first = visit.seen(".wd-number").inner_text()
     assert "mosi" in about(visit)
@@ -86,10 +87,10 @@ def test_sentiment_from_the_example_and_from_an_upload(visit: Visit, features: P
     assert "cannot tell" in visit.page.locator("[role=tabpanel]:visible").inner_text()
     (answer,) = pasted(visit, tmp_path)
     assert f"{answer['score']:+.2f}" == first
-    visit.page.get_by_role("button", name="Clear").and_(visit.page.locator(":visible")).first.click()
+    visit.clear()
     visit.upload(features)
     visit.press("Ask with features")
-    visit.page.wait_for_function(f"document.querySelector('.wd-number').innerText != {first!r}")
+    assert visit.seen(".wd-number").inner_text() != first
 
 
 def test_what_is_wrong_is_a_message_that_names_the_field(visit: Visit, tmp_path: Path) -> None:
@@ -98,14 +99,14 @@ def test_what_is_wrong_is_a_message_that_names_the_field(visit: Visit, tmp_path:
     path = tmp_path / "too wide.json"
     item = {name: array[0].tolist() for name, array in random_rows(1).items()}
     path.write_text(json.dumps(item | {"audio": np.zeros((length, width + 1)).tolist()}))
-    visit.page.get_by_role("button", name="Clear").and_(visit.page.locator(":visible")).first.click()
+    visit.clear()
     visit.upload(path)
     visit.press("Ask with features")
     said = visit.seen(".wd-problem").inner_text()
     assert "audio" in said
     assert f"rows of {width} numbers" in said
     assert "Traceback" not in visit.page.content()
-    visit.page.get_by_role("button", name="Clear").and_(visit.page.locator(":visible")).first.click()
+    visit.clear()
     visit.press("Ask with features")
     visit.page.get_by_text("upload features, or use the example").wait_for()
 
@@ -113,7 +114,7 @@ def test_what_is_wrong_is_a_message_that_names_the_field(visit: Visit, tmp_path:
 def test_emotion(visit: Visit) -> None:
     visit.tab("Emotion")
     visit.press("Use the example")
-    visit.page.get_by_text("example.json").and_(visit.page.locator(":visible")).first.wait_for()
+    visit.holds("example")
     visit.press("Ask with features")
     rows = visit.seen(".wd-bars").locator("tr")
     assert rows.count() == 3
@@ -144,8 +145,8 @@ def test_a_file_that_is_no_picture(visit: Visit, tmp_path: Path) -> None:
     visit.tab("Food")
     path = tmp_path / "nothing.png"
     path.write_bytes(b"this is no picture")
-    visit.page.get_by_label("Remove Image").or_(visit.page.get_by_label("Clear")).and_(
-        visit.page.locator(":visible")
+    visit.page.locator(
+        "[role=tabpanel]:visible [aria-label='Clear'], [role=tabpanel]:visible [aria-label='Remove Image']"
     ).first.click()
     visit.page.locator("[role=tabpanel]:visible input[type=file]").first.set_input_files(str(path))
     visit.page.locator("[role=tabpanel]:visible img[src*=nothing]").first.wait_for(state="attached")
@@ -160,7 +161,7 @@ def test_clips_are_added_and_found(visit: Visit, tmp_path: Path) -> None:
     assert "no clips yet" in visit.seen(".wd-problem").inner_text()
     for title in ("a first clip", "a second clip"):
         visit.press("Use the example")
-        visit.page.get_by_text("example.json").and_(visit.page.locator(":visible")).first.wait_for()
+        visit.holds("example")
         visit.page.get_by_label("What is to be seen").fill(title)
         visit.press("Add the clip")
         visit.page.get_by_role("heading", name="Added").wait_for()
@@ -182,7 +183,7 @@ def test_pictures_and_sentences_find_each_other(visit: Visit, tmp_path: Path) ->
     assert len(pasted(visit, tmp_path)) == 4
     visit.press("Pictures that fit the words")
     visit.seen(".wd-grid")
-    assert visit.page.locator(".wd-grid figure").count() == 6
+    assert visit.page.locator("[role=tabpanel]:visible figure").count() == 6
     loaded = "Array.from(document.querySelectorAll('.wd-grid img')).every(i => i.complete && i.naturalWidth > 0)"
     visit.page.wait_for_function(loaded)
     assert "search" in about(visit)
@@ -194,25 +195,24 @@ def test_pictures_and_sentences_find_each_other(visit: Visit, tmp_path: Path) ->
     visit.page.get_by_role("heading", name="Emptied").wait_for()
 
 
-def test_on_a_phone_nothing_hangs_over(visit: Visit) -> None:
-    visit.page.set_viewport_size({"width": 390, "height": 844})
-    try:
-        for title in ("Sentiment", "Food", "Image & text"):
-            if not visit.page.get_by_role("tab", name=title, exact=True).is_visible():
-                visit.page.locator(".overflow-menu > button").click()
-                visit.page.locator(".overflow-dropdown").get_by_text(title, exact=True).click()
-            else:
-                visit.tab(title)
-            wide = visit.page.evaluate("document.documentElement.scrollWidth")
-            assert wide <= 390, title
-    finally:
-        visit.page.set_viewport_size({"width": 1280, "height": 900})
+def test_on_a_phone_nothing_hangs_over(browser: Any, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    phone = Visit(context.new_page(), address)
+    phone.press("Use the example")
+    phone.press("Ask with features")
+    about(phone)
+    for title in ("Sentiment", "Emotion", "Food", "Text & video", "Image & text"):
+        phone.tab(title)
+        phone.page.wait_for_timeout(200)
+        assert phone.page.evaluate("document.documentElement.scrollWidth") <= 390, title
+    assert phone.complaints == []
+    context.close()
 
 
 def test_keyboard_alone(visit: Visit) -> None:
     visit.tab("Sentiment")
     visit.page.get_by_role("tab", name="Sentiment", exact=True).focus()
-    visit.page.keyboard.press("ArrowRight")
+    visit.page.keyboard.press("Tab")
     visit.page.keyboard.press("Enter")
     assert visit.page.get_by_role("tab", name="Emotion", exact=True).get_attribute("aria-selected") == "true"
     for _ in range(12):
@@ -221,8 +221,9 @@ def test_keyboard_alone(visit: Visit) -> None:
             break
     else:
         raise AssertionError("the button is not reached")
+    before = visit.answers
     visit.page.keyboard.press("Enter")
-    about(visit)
+    visit.answered(before, time.monotonic() + PATIENCE)
 
 
 def test_the_browser_had_nothing_to_complain_of_and_asked_nobody_else(visit: Visit) -> None:
