@@ -67,6 +67,12 @@ def test_of_a_long_video_they_are_taken_less_often() -> None:
     assert clip.times[-1] >= 4
 
 
+@pytest.mark.parametrize("kind", ["mp4", "matroska"])
+def test_sound_may_go_on_after_the_pictures(kind: str) -> None:
+    for wanted in (SEEN, BOTH):
+        assert len(read_clip(video(4, kind=kind, tone=300, seconds=4.0), wanted).pictures) == 1
+
+
 def test_sound_is_mono_at_one_rate() -> None:
     clip = read_clip(video(20, tone=1000), BOTH)
     assert abs(len(clip.sound) / RATE - 2) < 0.1
