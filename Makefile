@@ -57,6 +57,7 @@ bench: models
 	$(BIN)/python -m benchmarks.adapter_forms
 	$(BIN)/python -m benchmarks.startup models
 	$(BIN)/python -m benchmarks.hostile_images
+	$(BIN)/python -m benchmarks.hostile_videos
 
 # Published sizes, random weights: long, and only worth something on a machine that does nothing else.
 bench-full: setup

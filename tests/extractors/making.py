@@ -35,13 +35,19 @@ def video(
     fps: int | Fraction = 10,
     size: tuple[int, int] = (48, 64),
     tone: float | None = None,
+    seconds: float | None = None,
     options: dict[str, str] | None = None,
     frames: Iterator[NDArray[np.uint8]] | None = None,
 ) -> bytes:
-    """A file of `number` pictures, with a tone of so many hertz if asked for. With number 0 the tone is alone."""
+    """A file of `number` pictures, with a tone of so many hertz if asked for. With number 0 the tone is alone.
+
+    The tone lasts as long as the pictures, at least one second, if `seconds` do not say how long.
+    """
     with tempfile.TemporaryDirectory() as scratch:  # some options of FFmpeg want to read again what they wrote
         path = Path(scratch) / "video"
-        _write(path, number, kind, codec, fps, size, tone, options or {}, frames)
+        _write(
+            path, number, kind, codec, fps, size, tone, seconds or max(1.0, float(number / fps)), options or {}, frames
+        )
         return path.read_bytes()
 
 
@@ -53,6 +59,7 @@ def _write(
     fps: int | Fraction,
     size: tuple[int, int],
     tone: float | None,
+    seconds: float,
     options: dict[str, str],
     frames: Iterator[NDArray[np.uint8]] | None,
 ) -> None:
@@ -68,7 +75,6 @@ def _write(
         if sight is not None:
             out.mux(sight.encode(None))
         if sound is not None:
-            seconds = max(1.0, number / fps)
             wave = np.sin(2 * np.pi * (tone or 0) * np.arange(int(seconds * RATE)) / RATE).astype(np.float32)
             for at in range(0, len(wave) - 1023, 1024):
                 frame = av.AudioFrame.from_ndarray(wave[None, at : at + 1024] / 2, format="fltp", layout="mono")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 
@@ -48,10 +50,27 @@ def test_pictures_are_taken_every_step_and_scaled_down() -> None:
     assert large.pictures.shape[1:3] == (48, 64)
 
 
+def test_a_video_that_was_filmed_upright_is_upright() -> None:
+    """Phones store pictures on their side, and write into the file by how much to turn them."""
+    data = bytearray(video(3))
+    matrix = data.index(b"tkhd") + 4 + 40
+    data[matrix : matrix + 20] = struct.pack(">5i", 0, 1 << 16, 0, -1 << 16, 0)
+    turned = read_clip(bytes(data), SEEN).pictures
+    stored = read_clip(video(3), SEEN).pictures
+    assert turned.shape[1:3] == (43, 32)
+    np.testing.assert_array_equal(turned, np.rot90(stored, -1, (1, 2)))
+
+
 def test_of_a_long_video_they_are_taken_less_often() -> None:
     clip = read_clip(video(60, fps=10), SEEN, VideoLimits(max_pictures=4))
     assert len(clip.pictures) == 4
     assert clip.times[-1] >= 4
+
+
+@pytest.mark.parametrize("kind", ["mp4", "matroska"])
+def test_sound_may_go_on_after_the_pictures(kind: str) -> None:
+    for wanted in (SEEN, BOTH):
+        assert len(read_clip(video(4, kind=kind, tone=300, seconds=4.0), wanted).pictures) == 1
 
 
 def test_sound_is_mono_at_one_rate() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from wander.errors import BundleError, ConfigError, InputError, MissingDependency
-from wander.extractors._clip import Wanted, read_clip
+from wander.extractors._clip import RATE, Wanted, read_clip
 from wander.extractors._limits import VideoLimits
 from wander.extractors.base import Extractor, Features
 from wander.manifest import first_problem
@@ -73,8 +73,12 @@ class Watching:
         clip = read_clip(data, wanted, self.limits, field)
         found = {name: features for name, one in self.bound.items() if (features := one(clip)) is not None}
         if not found:
-            lacks = "pictures" if not len(clip.pictures) else "more than a single picture"
-            raise InputError(f"{field} has no {lacks}, and none of {', '.join(self.bound)} finds anything in it", field)
+            seen, heard = len(clip.pictures), len(clip.sound) / RATE
+            raise InputError(
+                f"{field} gives {seen} pictures and {heard:.1f} seconds of sound, in which none of the experts "
+                f"({', '.join(self.bound)}) finds anything; send another",
+                field,
+            )
         return found
 
 

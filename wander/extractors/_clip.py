@@ -101,6 +101,8 @@ class _Decoding:
         self.work = 0
         self.pictures: list[NDArray[np.uint8]] = []
         self.times: list[float] = []
+        self.first: float | None = None
+        self.reached = 0.0
         self.start: float | None = None
         self.end = 0.0
         self.sound: list[NDArray[np.float32]] = []
@@ -113,25 +115,29 @@ class _Decoding:
             raise InputError(
                 f"{self.field} has no moving pictures{' or sound' * self.wanted.sound}; {SEND}", self.field
             )
-        streams = [stream for stream in (video, audio) if stream is not None]
         length = self._prepare(video, audio)
         keep = self._sampling(length)
         resampler: Any = None
+        # Sound is gone through even if nobody wants it: it may be what goes on to the end of the file.
+        streams = [stream for stream in self.container.streams if stream is video or stream.type == "audio"]
         for packet in self.container.demux(streams):
             self._spend(PACKET)
-            for frame in packet.decode():
-                if packet.stream is video:
+            self._reach(packet)
+            if packet.stream is video:
+                for frame in packet.decode():
                     self._see(frame, keep)
-                else:
+            elif packet.stream is audio:
+                for frame in packet.decode():
                     resampler = resampler or _resampler()
                     self._hear(resampler.resample(frame))
         if resampler is not None:
             self._hear(resampler.resample(None))
         if video is not None and not self.pictures:
             raise InputError(f"{self.field} has no picture that can be decoded; save it anew", self.field)
-        if video is not None and length - self.end > max(1.0, SHORT * length):
+        reached = self.reached - (self.first or 0.0)
+        if length - reached > max(1.0, SHORT * length):
             raise InputError(
-                f"{self.field} ends after {self.end:.1f} of its {length:.1f} seconds: it is truncated; send it whole",
+                f"{self.field} ends after {reached:.1f} of its {length:.1f} seconds: it is truncated; send it whole",
                 self.field,
             )
         none = np.zeros((0, 1, 1, 3), np.uint8)
@@ -162,15 +168,22 @@ class _Decoding:
         if video is not None:
             self._measure(video.codec_context.width, video.codec_context.height)
             video.codec_context.options = {"max_pixels": str(self.limits.max_pixels)}
-        seconds = [float(s.duration * s.time_base) for s in (video, audio) if s is not None and s.duration]
-        if not seconds and self.container.duration:
-            seconds = [self.container.duration / 1e6]
-        self._check_length(max(seconds, default=0.0))
-        return seconds[0] if seconds else 0.0
+        known = [float(s.duration * s.time_base) for s in self.container.streams if s.duration and s.time_base]
+        if self.container.duration:
+            known = [self.container.duration / 1e6]
+        length = max(known, default=0.0)
+        self._check_length(length)
+        return length
 
     def _sampling(self, length: float) -> float:
         """Seconds between the pictures that are kept."""
         return max(self.wanted.step or 0.0, length / self.limits.max_pictures)
+
+    def _reach(self, packet: Any) -> None:
+        if packet.pts is not None and packet.time_base is not None:
+            begins, lasts = (float(value * packet.time_base) for value in (packet.pts, packet.duration or 0))
+            self.first = begins if self.first is None else min(self.first, begins)
+            self.reached = max(self.reached, begins + lasts)
 
     def _see(self, frame: Any, step: float) -> None:
         self._spend(frame.width * frame.height)

@@ -19,7 +19,7 @@ def still(picture: bytes, width: int, height: int) -> bytes:
     with av.open(stream, "w", format="matroska") as out:
         sight: Any = out.add_stream("mjpeg", rate=1)
         sight.width, sight.height, sight.pix_fmt = width, height, "yuvj420p"
-        packet = av.Packet(jpeg)
+        packet: Any = av.Packet(jpeg)
         packet.stream, packet.pts, packet.dts, packet.time_base = sight, 0, 0, Fraction(1, 1)
         packet.is_keyframe = True
         out.start_encoding()
