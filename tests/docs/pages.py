@@ -39,6 +39,7 @@ BLOCK = re.compile(r"(?:^<!-- *(?P<note>[^>]*?) *-->\n\s*)?^```(?P<kind>\w*)[^\n
 SNIPPET = re.compile(r'--8<-- "(docs/examples/[\w/.]+)"')
 SERVE = re.compile(r"^wander (serve|demo)\b")
 LOG = re.compile(r"^\d{4}-\d\d-\d\d .*\n", re.M)
+READY = re.compile(r"^(serving|demonstration) on http")
 NO_CODE = ("text", "mermaid")
 STRICT_CURL = 'curl() { command curl --fail-with-body "$@"; }; '
 
@@ -82,8 +83,7 @@ class Runner:
     def __init__(self, folder: Path, given: str = "") -> None:
         self.folder, self.given = folder, given
         self.printed = ""
-        self._server: subprocess.Popen[str] | None = None
-        self._rest: threading.Thread | None = None
+        self._servers: list[tuple[subprocess.Popen[str], threading.Thread]] = []
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = str(free.getsockname()[1])
         scripts = folder / ".bin"
@@ -146,36 +146,40 @@ class Runner:
         assert told or done.returncode == 0, f"{block} ends with {done.returncode}:\n{done.stdout}"
 
     def _serve(self, block: Block, line: str) -> None:
-        self.stop()
+        """Starts a server in place of the one before, or, if it is one for another's `--url`, beside it."""
+        beside = "--url" in line
+        if not beside:
+            self.stop()
         if "--port" not in line:
-            line += f" --port {self.port}"
-        self._server = subprocess.Popen(
+            line += f" --port {0 if beside else self.port}"
+        server = subprocess.Popen(
             ["bash", "-c", f"exec {line}"], cwd=self.folder, env=self.environment, stderr=subprocess.PIPE, text=True
         )
-        watchdog = threading.Timer(PATIENCE, self._server.kill)
+        watchdog = threading.Timer(PATIENCE, server.kill)
         watchdog.start()
-        said = []
-        assert self._server.stderr is not None
-        for text in self._server.stderr:
+        said: list[str] = []
+        assert server.stderr is not None
+        for text in server.stderr:
             said.append(text)
-            if "serving on" in text:
+            if ready := READY.search(text):
                 break
+        else:
+            ready = None
         watchdog.cancel()
-        if not said or "serving on" not in said[-1]:
-            raise AssertionError(f"{block}: the server does not start:\n{''.join(said)}")
-        self._rest = threading.Thread(target=self._server.stderr.read)
-        self._rest.start()
+        rest = threading.Thread(target=server.stderr.read)
+        rest.start()
+        self._servers.append((server, rest))
+        assert ready, f"{block}: the server does not start:\n{''.join(said)}"
 
     def _here(self, text: str) -> str:
         return re.sub(r"\b8000\b", self.port, text)
 
     def stop(self) -> None:
-        if self._server is not None:
-            self._server.terminate()
-            if self._rest is not None:
-                self._rest.join(PATIENCE)
-            self._server.communicate(timeout=PATIENCE)
-            self._server = None
+        while self._servers:
+            server, rest = self._servers.pop()
+            server.terminate()
+            rest.join(PATIENCE)
+            server.communicate(timeout=PATIENCE)
 
 
 @contextmanager
