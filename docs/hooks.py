@@ -1,4 +1,4 @@
-"""Of MkDocs: a link to a file of the repository that is no page reads as that file's path, for the site has only pages."""
+"""For MkDocs: a link to a file of the repository that is no page reads as the path of that file."""
 
 from __future__ import annotations
 
