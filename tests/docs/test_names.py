@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from serving.app import create_app
 from serving.settings import Settings
 from tests.docs.pages import PAGES, ROOT
+from wander.backbones import hosts
 
 each = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 
@@ -43,3 +45,16 @@ def test_metrics_exist(tmp_path: Path) -> None:
     named = set(re.findall(r"`(wander_\w+)`", text))
     assert named
     assert named <= exposed, named - exposed
+
+
+def test_every_fold_is_explained() -> None:
+    named = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "folds.md").read_text("utf-8")))
+    for kind, host in hosts:
+        offered = {fold.name for fold in host.build(*host.example()).folds()}
+        assert offered <= named, f"{kind}: {offered - named}"
+
+
+def test_every_alert_is_explained() -> None:
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
+    named = set(re.findall(r"`(Wander\w+)`", (ROOT / "docs" / "deployment.md").read_text("utf-8")))
+    assert named == {rule["alert"] for rule in rules}
