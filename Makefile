@@ -8,7 +8,7 @@ BUNDLES := $(patsubst zoo/%/adapter/adapter_config.json,models/%/1/manifest.json
 
 RAY := .venv-ray
 
-.PHONY: setup run models verify test test-ray check format bench bench-full bench-peers bench-check clean
+.PHONY: setup run models verify test test-ray check format docs bench bench-full bench-peers bench-check clean
 
 setup: $(INSTALLED)
 
@@ -51,6 +51,10 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The pages as a site, in build/site.
+docs: setup
+	$(BIN)/mkdocs build --strict
 
 bench: models
 	$(BIN)/python -m benchmarks.folds

@@ -18,8 +18,6 @@ from tests.deploy.dockerfile import ROOT, stages
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-LATER = {"index_server"}
-"""Settings that the server has where it can use a vector database."""
 each_service = pytest.mark.parametrize("name", SERVICES)
 
 
@@ -88,7 +86,7 @@ def test_who_is_waited_for_is_there(name: str) -> None:
 def test_variables_of_the_server_are_its_settings() -> None:
     named = {name.removeprefix("WANDER_").lower() for name in SERVICES["server"]["environment"]}
     named |= {n.removeprefix("WANDER_").lower() for n in stages()["base"].environment if n.startswith("WANDER_")}
-    assert named <= set(Settings.model_fields) | LATER
+    assert named <= set(Settings.model_fields)
 
 
 def test_the_server_may_write_its_indexes_and_no_models() -> None:

@@ -28,7 +28,13 @@ class Claims:
     def get_available_providers(self) -> list[str]:
         return ["CUDAExecutionProvider"]
 
-    def InferenceSession(self, path: Path, options: Any, providers: list[str]) -> Any:  # noqa: N802
+    def set_default_logger_severity(self, level: int) -> None:
+        assert level == 4
+
+    def InferenceSession(  # noqa: N802
+        self, path: Path, options: Any, providers: list[str], enable_fallback: int
+    ) -> Any:
+        assert not enable_fallback
         real = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         return SimpleNamespace(
             get_providers=lambda: [self.opened],
