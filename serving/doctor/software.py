@@ -50,9 +50,9 @@ def extras() -> list[State]:
     """Every extra of this package, and which of its packages are absent."""
     wanted: dict[str, list[str]] = {}
     for requirement in requires("wander") or []:
-        name, extra = re.match(r"[\w.-]+", requirement), re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
-        if name and extra and extra[1] not in NOT_FOR_USERS:
-            wanted.setdefault(extra[1], []).append(name[0])
+        name, of = re.match(r"[\w.-]+", requirement), re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
+        if name and of and of[1] not in NOT_FOR_USERS:
+            wanted.setdefault(of[1], []).append(name[0])
     found = []
     for extra, packages in wanted.items():
         absent = [package for package in packages if installed(package) is None]

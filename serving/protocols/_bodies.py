@@ -44,7 +44,9 @@ async def read_body(
     body = await _read(request, uploads, settings)
     if given := {name: request.query_params[name] for name in options if name in request.query_params}:
         content = body.content
-        merged = [{**given, **item} for item in content] if isinstance(content, list) else {**given, **content}
+        merged: Item | list[Item] = (
+            [{**given, **item} for item in content] if isinstance(content, list) else {**given, **content}
+        )
         return Body(merged, body.address)
     return body
 

@@ -84,7 +84,7 @@ def read_clip(data: object, wanted: Wanted, limits: VideoLimits | None = None, f
     kind = _kind(bytes(data[:1024]), field)
     options = {"max_pixels": str(limits.max_pixels), "protocol_whitelist": "file"}
     try:
-        with av.open(io.BytesIO(data), format=kind, options=options, metadata_errors="ignore") as container:
+        with av.open(io.BytesIO(data), "r", format=kind, options=options, metadata_errors="ignore") as container:
             return _Decoding(container, wanted, limits, field).clip()
     except InputError:
         raise
@@ -156,11 +156,11 @@ class _Decoding:
 
     def _prepare(self, video: Any, audio: Any) -> float:
         """Checks what the file says of itself, before anything is decoded. Gives its seconds, 0 if it does not say."""
-        for stream, known in ((video, _PICTURES), (audio, _SOUNDS)):
+        for stream, codecs in ((video, _PICTURES), (audio, _SOUNDS)):
             if stream is None:
                 continue
             name = stream.codec_context.codec.name if stream.codec_context is not None else "none"
-            if not re.fullmatch(known, name):
+            if not re.fullmatch(codecs, name):
                 raise UnsupportedMedia(
                     f"{self.field} has the rare codec {name}; {SEND} with H.264, VP9 or AV1", self.field
                 )

@@ -73,4 +73,4 @@ def cut(values: NDArray[np.int64], cells: int) -> list[NDArray[np.int64]]:
 
 
 def unit(rows: Floats) -> Floats:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9))

@@ -61,9 +61,10 @@ def motion(light: NDArray[np.float32]) -> NDArray[np.float32]:
     number, cell = len(change), light.shape[1] // GRID
 
     def pooled(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return values.reshape(number, GRID, cell, GRID, cell, -1).mean((2, 4)).reshape(number, -1)
+        return np.asarray(values.reshape(number, GRID, cell, GRID, cell, -1).mean((2, 4)).reshape(number, -1))
 
-    return np.sqrt(np.concatenate([pooled(np.abs(change)[..., None]), pooled(votes)], 1)).astype(np.float32)
+    parts = [pooled(np.abs(change)[..., None]), pooled(votes)]
+    return np.asarray(np.sqrt(np.concatenate(parts, 1)), np.float32)
 
 
 plugin = FrameMotion

@@ -46,7 +46,7 @@ class HuggingFaceFrames(Extractor):
         # What is here is all that is asked: no code and no file is fetched.
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
-            self.processor = AutoImageProcessor.from_pretrained(where, backend="pil", **options)
+            self.processor = AutoImageProcessor.from_pretrained(where, backend="pil", **options)  # type: ignore[no-untyped-call]
             self.model: Any = AutoModel.from_pretrained(where, use_safetensors=True, **options).eval()
         except (OSError, ValueError, KeyError) as error:
             raise BundleError(f"{where} is no model folder that transformers reads: {error}") from error

@@ -76,8 +76,8 @@ class Stills(Corpus):
         made: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self.widths}
         count = 0
         for row in {row["image"]: row for row in rows}.values():
-            file = still((folder / "images" / row["image"]).read_bytes(), int(row["width"]), int(row["height"]))
-            picture = read_clip(file, Wanted(step=1, side=SIDE, sound=False)).pictures[0]
+            clip = still((folder / "images" / row["image"]).read_bytes(), int(row["width"]), int(row["height"]))
+            picture = read_clip(clip, Wanted(step=1, side=SIDE, sound=False)).pictures[0]
             found = _features(watching, picture, VIEWS if row["split"] == "train" else 1, rng)
             for name, values in found.items():
                 made[name].append(values)
