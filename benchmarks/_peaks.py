@@ -104,8 +104,8 @@ def _torch(dtype: torch.dtype, *, packed: bool) -> Maker:
         a, b = torch.from_numpy(_floats(m, k)).to(dtype), torch.from_numpy(_floats(n, k)).to(dtype)
         if not packed:
             return lambda: torch.nn.functional.linear(a, b)
-        weight = torch.ops.mkldnn._reorder_linear_weight(b.to_mkldnn(), m)
-        return lambda: torch.ops.mkldnn._linear_pointwise(a, weight, None, "none", [], "")
+        x, weight, bias = a.to_mkldnn(), b.to_mkldnn(), torch.zeros(n).to_mkldnn()
+        return lambda: torch._C._nn.mkldnn_linear(x, weight, bias)
 
     return make
 

@@ -25,6 +25,9 @@ class Int8Static(Quantization):
     def write(self, target: Path, kept: Collection[str]) -> None:
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+        wanted = [name for name in self.units() if name not in set(kept)]
+        if not wanted:  # an empty list means all to the tool
+            return save(onnx.load(self.graph), target, apart=self.apart)
         rows = self.rows
 
         class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -44,7 +47,7 @@ class Int8Static(Quantization):
                 Reader(),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=list(self.kinds),
-                nodes_to_quantize=[name for name in self.units() if name not in set(kept)],
+                nodes_to_quantize=wanted,
                 per_channel=True,
                 activation_type=QuantType.QInt8,
                 weight_type=QuantType.QInt8,
@@ -54,7 +57,7 @@ class Int8Static(Quantization):
             )
         model = onnx.load(raw)
         sign(model)
-        save(model, target, apart=self.apart)
+        return save(model, target, apart=self.apart)
 
 
 plugin = Int8Static

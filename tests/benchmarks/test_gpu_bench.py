@@ -11,11 +11,15 @@ import pytest
 import torch
 
 from benchmarks import gpu_bench
+from benchmarks._gpu_models import SMALL
 from tests.benchmarks.running import ROOT
+from wander.backbones.base import Tower
 from wander.engines import engines
 
 
-def test_every_way_and_precision_is_measured_or_named(tmp_path: Path) -> None:
+def test_every_way_and_precision_is_measured_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for `torch.compile`, which takes minutes for all of them."""
+    monkeypatch.setattr(gpu_bench, "WAYS", {how: way for how, way in gpu_bench.WAYS.items() if how != "compile"})
     gpu_bench.main(
         models="late_fusion,beit3_base", batches="", device="cpu", engines="ort,tensorrt", rounds=3, quick=True,
         out=tmp_path / "gpu.json",
@@ -49,6 +53,14 @@ def test_every_way_and_precision_is_measured_or_named(tmp_path: Path) -> None:
     assert len(found["adapters"]) == 6
     assert "no measurement of a GPU" in (tmp_path / "gpu.md").read_text(encoding="utf-8")
     assert "says nothing of a GPU" in found["circumstances"]["device"]
+
+
+def test_compiled_modules_answer_alike() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()).eval()
+    tower = Tower(module, SMALL["late_fusion"](True).towers("logits")["model"].signature)
+    inputs = [torch.randn(5, 4)]
+    with torch.inference_mode():
+        assert gpu_bench.distance(gpu_bench.WAYS["compile"](tower, inputs, "cpu")(), module(*inputs)) < 1e-6
 
 
 def test_torch_is_enough(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from export.precisions import Narrowing, precisions
 from wander.bundle import Bundle
 from wander.engines import engines
 from wander.errors import ParityError, UsageError
-from wander.files import sha256
 
 NARROW = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "int8": TensorProto.INT8}
 
@@ -31,12 +30,12 @@ def runs(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=str(reason)))
 
 
-@pytest.fixture(params=[runs(name) for name in precisions.names()])
+@pytest.fixture(scope="module", params=[runs(name) for name in precisions.names()])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def kind(name: str) -> type[Narrowing]:
     return precisions.get(name)
 
@@ -55,10 +54,12 @@ def narrowed(checkpoint: Path, out: Path, name: str, rows: Path) -> Bundle:
     return export(compose(checkpoint), out, Options(precision=name, samples=rows, max_batch_size=8))
 
 
-def test_the_bundle_says_what_it_is_and_holds(
-    name: str, kind: type[Narrowing], checkpoint: Path, bundle: Bundle, rows: Path, tmp_path: Path
-) -> None:
-    made = narrowed(checkpoint, tmp_path / "small", name, rows)
+@pytest.fixture(scope="module")
+def made(name: str, checkpoint: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return narrowed(checkpoint, tmp_path_factory.mktemp("made") / "small", name, rows)
+
+
+def test_the_bundle_says_what_it_is_and_holds(kind: type[Narrowing], made: Bundle, bundle: Bundle) -> None:
     assert made.manifest.precision == kind.precision
     report = made.parity
     assert report["passed"]
@@ -74,16 +75,43 @@ def test_the_bundle_says_what_it_is_and_holds(
     assert all(check.passed for check in parity.verify(made, kind.engine))
 
 
-def test_the_same_checkpoint_gives_the_same_bytes(name: str, checkpoint: Path, rows: Path, tmp_path: Path) -> None:
-    """Law 0, in another process with another hash seed."""
-    first = narrowed(checkpoint, tmp_path / "first", name, rows)
+@pytest.mark.parametrize("name", [runs("int8_static")], scope="module")
+def test_two_processes_write_the_same_bytes(
+    name: str, made: Bundle, checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
+    """Law 0, with another hash seed, for the one with most steps; the others below."""
     command = [
         sys.executable, "-m", "wander", "export", str(checkpoint), str(tmp_path / "again"), "--json",
         "--precision", name.replace("_", "-"), "--samples", str(rows), "--max-batch-size", "8",
     ]  # fmt: skip
     done = subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "7"})
     again = Bundle.open(Path(json.loads(done.stdout)["bundle"]))
-    assert again.manifest.files == first.manifest.files
+    assert again.manifest.files == made.manifest.files
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_same_graph_gives_the_same_bytes_wherever_its_weights_are(
+    kind: type[Narrowing], bundle: Bundle, tmp_path: Path, apart: bool
+) -> None:
+    """And answers alike with its weights beside it."""
+    graph, inputs = bundle.manifest.graphs["model"], bundle.samples("model").inputs
+    answers = []
+    for place in "ab":
+        (tmp_path / place).mkdir()
+        source = tmp_path / place / "model.onnx"
+        model = onnx.load(bundle.graph_path("model"))
+        onnx.save(model, source, save_as_external_data=apart, location="model.onnx.data", size_threshold=0)
+        target = tmp_path / place / "out" / "model.onnx"
+        target.parent.mkdir()
+        kind(source, inputs, tmp_path / place).write(target, ())
+        assert target.with_name("model.onnx.data").exists() == apart
+        answers.append(parity.answers(graph, target, inputs, kind.engine, kind.precision)["logits"])
+    first, second = ({p.name: p.read_bytes() for p in (tmp_path / place / "out").iterdir()} for place in "ab")
+    assert first == second
+    np.testing.assert_array_equal(*answers)
+    kind(bundle.graph_path("model"), inputs, tmp_path).write(tmp_path / "inline.onnx", ())
+    inline = parity.answers(graph, tmp_path / "inline.onnx", inputs, kind.engine, kind.precision)["logits"]
+    np.testing.assert_array_equal(answers[0], inline)
 
 
 def test_what_is_kept_stays_as_it_was(kind: type[Narrowing], bundle: Bundle, tmp_path: Path) -> None:
@@ -104,23 +132,7 @@ def test_what_is_kept_stays_as_it_was(kind: type[Narrowing], bundle: Bundle, tmp
         assert not np.array_equal(all_of_it[output], value)
 
 
-def test_the_weights_of_a_large_model_stay_beside_its_graph(
-    name: str, checkpoint: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inline = narrowed(checkpoint, tmp_path / "inline", name, rows)
-    monkeypatch.setattr("export.trace.INLINE_BYTES", 0)
-    apart = narrowed(checkpoint, tmp_path / "apart", name, rows)
-    assert sha256(apart.path / "model.onnx.data")
-    precision, engine = apart.manifest.precision, precisions.get(name).engine
-    answers = [
-        parity.answers(b.manifest.graphs["model"], b.graph_path("model"), b.samples("model").inputs, engine, precision)[
-            "logits"
-        ]
-        for b in (inline, apart)
-    ]
-    np.testing.assert_array_equal(*answers)
-
-
+@pytest.mark.parametrize("name", [runs("int8")], scope="module")
 def test_a_gate_that_does_not_hold_fails_the_export(
     name: str, kind: type[Narrowing], checkpoint: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
