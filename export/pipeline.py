@@ -129,7 +129,7 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
             trace(host, name, task.output, draft.path / graph.file)
         _let_go(host)
         try:
-            with tempfile.TemporaryDirectory(dir=model.parent) as scratch:
+            with tempfile.TemporaryDirectory(prefix=f".{model.name}.", dir=model.parent) as scratch:
                 if kind:
                     for name, tower in known.items():
                         step(f"narrow {name}")

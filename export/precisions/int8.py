@@ -24,9 +24,11 @@ class Int8(Quantization):
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         raw = self.scratch / "dynamic.onnx"
+        model = onnx.load(self.graph)
+        del model.graph.value_info[:]  # the tool turns weights round, and then takes their noted shapes for an error
         with quiet():
             quantize_dynamic(
-                self.graph,
+                model,
                 raw,
                 op_types_to_quantize=list(self.kinds),
                 per_channel=True,
