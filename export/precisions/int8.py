@@ -33,7 +33,7 @@ class Int8(Quantization):
                 op_types_to_quantize=list(self.kinds),
                 per_channel=True,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=sorted(kept),
+                nodes_to_exclude=sorted([*kept, *(name + "_MatMul" for name in kept)]),  # what it makes of a Gemm
                 use_external_data_format=self.apart,
                 extra_options={"MatMulConstBOnly": True},
             )

@@ -94,14 +94,14 @@ def test_the_same_graph_gives_the_same_bytes_wherever_its_weights_are(
     kind: type[Narrowing], bundle: Bundle, tmp_path: Path, apart: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And answers alike with its weights beside it."""
-    monkeypatch.setattr("export.precisions._saving.THRESHOLD", 0)
+    monkeypatch.setattr("export.precisions._saving.THRESHOLD", 64)
     graph, inputs = bundle.manifest.graphs["model"], bundle.samples("model").inputs
     answers = []
     for place in "ab":
         (tmp_path / place).mkdir()
         source = tmp_path / place / "model.onnx"
         model = onnx.load(bundle.graph_path("model"))
-        onnx.save(model, source, save_as_external_data=apart, location="model.onnx.data", size_threshold=0)
+        onnx.save(model, source, save_as_external_data=apart, location="model.onnx.data", size_threshold=64)
         target = tmp_path / place / "out" / "model.onnx"
         target.parent.mkdir()
         kind(source, inputs, tmp_path / place).write(target, ())
@@ -116,7 +116,7 @@ def test_the_same_graph_gives_the_same_bytes_wherever_its_weights_are(
 
 
 def test_what_is_kept_stays_as_it_was(kind: type[Narrowing], bundle: Bundle, tmp_path: Path) -> None:
-    """With everything kept, the graph answers exactly as before."""
+    """With everything kept, the graph answers as before, to the last rounding."""
     source, inputs = bundle.graph_path("model"), bundle.samples("model").inputs
     narrowing = kind(source, inputs, tmp_path)
     units = narrowing.units()
@@ -129,8 +129,8 @@ def test_what_is_kept_stays_as_it_was(kind: type[Narrowing], bundle: Bundle, tmp
     all_of_it = parity.answers(graph, tmp_path / "all.onnx", inputs, kind.engine, kind.precision)
     exact = parity.answers(graph, source, inputs, "ort")
     for output, value in exact.items():
-        np.testing.assert_array_equal(kept[output], value)
-        assert not np.array_equal(all_of_it[output], value)
+        np.testing.assert_allclose(kept[output], value, rtol=1e-6, atol=1e-6)
+        assert not np.allclose(all_of_it[output], value, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [runs("int8")], scope="module")
