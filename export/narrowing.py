@@ -16,7 +16,7 @@ from export.gates import losses
 from export.precisions import Narrowing
 from export.samples import Inputs
 from wander.bundle import DATA_SUFFIX
-from wander.errors import BundleError, EngineError, ParityError
+from wander.errors import BundleError, EngineError, MissingDependency, ParityError, UsageError
 from wander.manifest import Graph
 from wander.signature import Arrays
 from wander.tasks import Task
@@ -67,7 +67,8 @@ def narrow(
 ) -> Outcome:
     """Puts the narrowed graph in the place of that at `path`, which moves to `scratch`.
 
-    Raises ParityError if the gate does not hold even with a single part narrowed.
+    Raises ParityError if the gate does not hold even with a single part narrowed, UsageError for an engine that cannot
+    run it.
     """
     source = scratch / path.name
     for file in (path, path.with_name(path.name + DATA_SUFFIX)):
@@ -160,5 +161,5 @@ class _Search:
         self.narrowing.write(self.path, [node for name in kept for node in units[name]])
         try:
             return parity.answers(self.graph, self.path, self.rows.arrays, self.engine, self.kind.precision)
-        except BundleError as error:
-            raise ParityError(f"{self.engine} cannot run the graph in {self.kind.precision}: {error}") from error
+        except (BundleError, MissingDependency) as error:
+            raise UsageError(f"{error}; name another engine for {self.kind.precision} with --engine") from error

@@ -96,6 +96,11 @@ def test_ort_may_be_closed_while_it_runs(graph: Path) -> None:
     assert [type(error) for error in errors] == [EngineError] * 4
 
 
+def test_ort_says_who_computes_bf16(graph: Path) -> None:
+    with pytest.raises(MissingDependency, match="--engine openvino"):
+        engines.get("ort").open(graph, MODEL.signature, EngineOptions(precision="bf16"))
+
+
 # fake
 
 

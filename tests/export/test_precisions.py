@@ -144,6 +144,15 @@ def test_a_gate_that_does_not_hold_fails_the_export(
     assert (tmp_path / "small.rejected").is_dir()
 
 
+def test_an_engine_that_lacks_a_precision_is_not_blamed_on_the_graph(
+    checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
+    options = Options(precision="bf16", samples=rows, engine="ort", max_batch_size=2)
+    with pytest.raises(UsageError, match=r"does not compute bf16.*--engine"):
+        export(compose(checkpoint), tmp_path / "small", options)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(UsageError, match="use one of: fp32, bf16, fp16, int8"):
         _ = Options(precision="int3").narrowing

@@ -96,6 +96,8 @@ class OrtEngine(Engine):
     def open(cls, graph: Path, signature: Signature, options: EngineOptions) -> Session:
         if reason := cls.unavailable():
             raise MissingDependency(reason)
+        if options.precision == "bf16":
+            raise MissingDependency("ONNX Runtime does not compute bf16 on CPUs; use --engine openvino, or auto")
         return opened(OrtSession, graph, signature, options)
 
 
