@@ -94,14 +94,14 @@ def test_the_same_graph_gives_the_same_bytes_wherever_its_weights_are(
     kind: type[Narrowing], bundle: Bundle, tmp_path: Path, apart: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And answers alike with its weights beside it."""
-    monkeypatch.setattr("export.precisions._saving.THRESHOLD", 64)
+    monkeypatch.setattr("export.precisions._saving.THRESHOLD", 128)
     graph, inputs = bundle.manifest.graphs["model"], bundle.samples("model").inputs
     answers = []
     for place in "ab":
         (tmp_path / place).mkdir()
         source = tmp_path / place / "model.onnx"
         model = onnx.load(bundle.graph_path("model"))
-        onnx.save(model, source, save_as_external_data=apart, location="model.onnx.data", size_threshold=64)
+        onnx.save(model, source, save_as_external_data=apart, location="model.onnx.data", size_threshold=128)
         target = tmp_path / place / "out" / "model.onnx"
         target.parent.mkdir()
         kind(source, inputs, tmp_path / place).write(target, ())
