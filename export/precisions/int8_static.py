@@ -27,7 +27,8 @@ class Int8Static(Quantization):
 
         wanted = [name for name in self.units() if name not in set(kept)]
         if not wanted:  # an empty list means all to the tool
-            return save(onnx.load(self.graph), target, apart=self.apart)
+            save(onnx.load(self.graph), target, apart=self.apart)
+            return
         rows = self.rows
 
         class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -57,7 +58,7 @@ class Int8Static(Quantization):
             )
         model = onnx.load(raw)
         sign(model)
-        return save(model, target, apart=self.apart)
+        save(model, target, apart=self.apart)
 
 
 plugin = Int8Static

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from wander.engines import DEFAULT_ENGINE, engines
 from wander.engines._cache import cache_folder, digest, graph_sha256
 from wander.engines.base import Engine, EngineOptions, Session
-from wander.errors import BundleError, EngineError, InputError, MissingDependency
+from wander.errors import BundleError, EngineError, InputError, MissingDependency, WanderError
 from wander.files import replace_text
 from wander.signature import BATCH, Arrays, Signature
 
@@ -98,7 +98,8 @@ def elect(names: list[str], graph: Path, signature: Signature, options: EngineOp
     """
     best: tuple[float, str, Session] | None = None
     reference: dict[str, NDArray[Any]] | None = None
-    notes, failure = [], None
+    notes: list[str] = []
+    failure: WanderError | None = None
     for name in names:
         try:
             session = engines.get(name).open(graph, signature, options)
