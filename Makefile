@@ -8,7 +8,7 @@ BUNDLES := $(patsubst zoo/%/adapter/adapter_config.json,models/%/1/manifest.json
 
 RAY := .venv-ray
 
-.PHONY: setup run models verify test test-ray check format docs bench bench-full bench-peers bench-check clean
+.PHONY: setup run models verify test test-ray check format docs bench bench-full bench-peers bench-check gpu-bench clean
 
 setup: $(INSTALLED)
 
@@ -67,6 +67,11 @@ bench: models
 bench-full: setup
 	$(BIN)/python -m benchmarks.adapter_cost
 	$(BIN)/python -m benchmarks.full_size
+
+# For a machine with an NVIDIA GPU. torch with CUDA is enough; what else there is of engines is measured too.
+GPU_PYTHON ?= $(BIN)/python
+gpu-bench:
+	$(GPU_PYTHON) -m benchmarks.gpu_bench --out benchmarks/results/gpu
 
 # Other servers, each in an environment of its own outside the repository; needs wrk, and three quarters of an hour.
 bench-peers: setup

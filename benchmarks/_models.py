@@ -1,4 +1,7 @@
-"""Models with random weights from a seed: published sizes, adapters in which nothing is zero; and their checkpoints."""
+"""Models with random weights from a seed: published sizes, adapters in which nothing is zero; and their checkpoints.
+
+What only one family needs (transformers, tokenizers) is imported when that family is asked for.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,18 @@ import torch
 from wander.adapters.multiway import MultiWayConfig
 from wander.adapters.wander import Wander, WanderConfig
 from wander.backbones import Host
-from wander.backbones._pretrained import BertSizes, VitSizes
 from wander.backbones.base import HeadConfig
 from wander.backbones.beit3 import BEiT3, BEiT3Config
-from wander.backbones.bert_vit import BertViT, BertViTConfig, BertViTHead
-from wander.checkpoints import folder
-from wander.tasks._texts import bert_tokenizer_json
+from wander.backbones.late_fusion import LateFusion, LateFusionConfig, LateFusionHead
 
 SEED = 0
 
 
 def bert_vit(adapted: bool = True) -> Host:
     """BERT-base and ViT-base/16 at 224, two fusion layers, 101 classes; Wander with d = 64, R_h = 8, R_t = 12."""
+    from wander.backbones._pretrained import BertSizes, VitSizes
+    from wander.backbones.bert_vit import BertViT, BertViTConfig, BertViTHead
+
     config = BertViTConfig(
         embed_dim=768,
         vit=VitSizes(layers=12, heads=12, intermediate=3072),
@@ -31,6 +34,21 @@ def bert_vit(adapted: bool = True) -> Host:
     adapter = WanderConfig(embed_dim=768, lengths=config.lengths, down_dim=64, tokens=64) if adapted else None
     torch.manual_seed(SEED)
     return ready(BertViT.build(config, adapter, BertViTHead(out_dim=101)))
+
+
+def late_fusion(adapted: bool = True) -> Host:
+    """The released size on CMU-MOSI: three encoders of 32 layers, E = 40, 50 tokens each; Wander with d = 16."""
+    config = LateFusionConfig(
+        modalities=("text", "audio", "vision"),
+        feature_dims=(768, 5, 20),
+        lengths=(50, 50, 50),
+        embed_dim=40,
+        num_heads=8,
+        encoder_layers=32,
+    )
+    adapter = WanderConfig(embed_dim=40, lengths=config.lengths, down_dim=16, tokens=16, rank_h=8, rank_t=12)
+    torch.manual_seed(SEED)
+    return ready(LateFusion.build(config, adapter if adapted else None, LateFusionHead(out_dim=1)))
 
 
 def beit3_base(adapted: bool = True) -> Host:
@@ -75,6 +93,10 @@ MODELS: dict[str, Callable[[bool], Host]] = {
 
 def write_checkpoint(host: Host, out: Path) -> None:
     """The model as our folders, with a made-up tokenizer, so that the real command can export it."""
+    from wander.backbones.bert_vit import BertViT
+    from wander.checkpoints import folder
+    from wander.tasks._texts import bert_tokenizer_json
+
     if isinstance(host, BertViT):
         config, classes = host.config, host.out_layer.out_features
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -27,11 +27,17 @@ def export(
     samples: Annotated[Path | None, typer.Option(help="An .npz with inputs for the parity gate.")] = None,
     data: Annotated[Path | None, typer.Option(help="A data set's folder: inputs and labels for the gate.")] = None,
     split: Annotated[str, typer.Option(help="The split of --data that is used.")] = "test",
-    precision: Annotated[str, typer.Option(help="Arithmetic of the graphs; fp32 is the one there is.")] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(help="Arithmetic of the graphs: fp32, fp16, bf16, int8 (dynamic) or int8-static (calibrated)."),
+    ] = "fp32",
     fold: Annotated[bool, typer.Option("--fold/--no-fold", help="Apply the exact rewrites that remove work.")] = True,
     max_batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Largest batch, checked and served.")] = 32,
     seed: Annotated[int, typer.Option(help="Seed of random inputs.")] = 0,
-    engine: EngineName = "ort",
+    engine: Annotated[
+        str | None,
+        typer.Option(help="The engine that must answer as the reference does (default ort; bf16: openvino)."),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain/--no-explain", help="Also make the graph that explains, where there can be one.")
     ] = True,
@@ -46,11 +52,9 @@ def export(
     from export.pipeline import export as run
     from export.triton import lay_out
     from wander.checkpoints.folder import read_json
-    from wander.errors import UsageError
 
-    if precision != "fp32":
-        raise UsageError(f"precision {precision!r} is not one that can be exported; use fp32")
-    options = Options(fold, max_batch_size, samples, data, split, seed, engine, explain)
+    options = Options(fold, max_batch_size, samples, data, split, seed, engine, precision, explain)
+    _ = options.narrowing  # a precision that cannot be is refused before anything is loaded
     started = time.monotonic()
     with progress() as display:
         task = display.add_task("load", total=None)
@@ -73,6 +77,11 @@ def export(
     for name, metrics in report["metrics"].items():
         columns = ["", *metrics["reference"]]
         print_table(columns, [[which, *values.values()] for which, values in metrics.items()], f"metrics, {name}")
+    for name, one in report.get("narrowed", {}).items():
+        kept = f"kept in fp32: {', '.join(one['kept'])}" if one["kept"] else "none kept in fp32"
+        stdout.print(f"{name}: {precision}, {one['units']} parts, {kept}; decided on {one['rows']}", markup=False)
+    if "gate" in report:
+        stdout.print(f"gated by {report['gate']}", markup=False)
     for name, used in report["samples"].items():
         stdout.print(f"{name}: {used['rows']} samples ({used['source']})", markup=False)
     for warning in warnings:

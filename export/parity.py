@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from export.gates import BARS
 from wander.bundle import Bundle, Samples
 from wander.engines import EngineOptions, engines
 from wander.errors import ParityError
 from wander.manifest import Graph, Precision
 from wander.signature import BATCH, Arrays
 from wander.tasks import Task, tasks
-
-TOLERANCE: dict[Precision, float] = {"fp32": 1e-5}
-"""Largest allowed |a-b|, relative to max(1, max|reference|)."""
 
 
 class Check(BaseModel):
@@ -29,7 +27,8 @@ class Check(BaseModel):
         max_abs: max |a-b|.
         max_rel: max_abs / max(1, max |reference|); what the tolerance is compared with.
         cosine: smallest cosine between a row of the graph's output and its reference.
-        agreement: share of decisions that agree, among those that rounding cannot turn (`decisions` of them).
+        agreement: share of decisions that agree, of the `decisions` that count: for fp32 those that rounding cannot
+            turn, for what is narrower all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,13 +58,13 @@ def check_graph(
     name: str, graph: Graph, path: Path, samples: Samples, task: type[Task], precision: Precision, engine: str
 ) -> Iterator[Check]:
     """Runs the samples through the engine at every batch size of the gate; yields a check for each."""
-    with engines.get(engine).open(path, graph.signature, EngineOptions()) as session:
+    with engines.get(engine).open(path, graph.signature, _options(graph, precision)) as session:
         provider = session.describe()["provider"]
         for size in batch_sizes(graph.max_batch_size):
             rows = np.arange(max(samples.rows, size)) % samples.rows
             actual = _in_batches(session.run, {n: v[rows] for n, v in samples.inputs.items()}, size)
             expected = {n: v[rows] for n, v in samples.expected.items()}
-            numbers = compare(expected, actual, task, TOLERANCE[precision])
+            numbers = compare(expected, actual, task, precision)
             yield Check(
                 graph=name,
                 engine=engine,
@@ -105,9 +104,15 @@ def _free(graph: Graph, samples: Samples) -> dict[str, int]:
     }
 
 
-def answers(graph: Graph, path: Path, inputs: Arrays, engine: str) -> dict[str, NDArray[Any]]:
+def _options(graph: Graph, precision: Precision) -> EngineOptions:
+    return EngineOptions(precision=precision, max_batch_size=graph.max_batch_size)
+
+
+def answers(
+    graph: Graph, path: Path, inputs: Arrays, engine: str, precision: Precision = "fp32"
+) -> dict[str, NDArray[Any]]:
     """The engine's outputs for any number of rows, in batches of the largest size."""
-    with engines.get(engine).open(path, graph.signature, EngineOptions()) as session:
+    with engines.get(engine).open(path, graph.signature, _options(graph, precision)) as session:
         return _in_batches(session.run, inputs, graph.max_batch_size)
 
 
@@ -117,8 +122,9 @@ def _in_batches(run: Any, inputs: Arrays, size: int) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def compare(expected: Arrays, actual: Arrays, task: type[Task], tolerance: float) -> dict[str, Any]:
+def compare(expected: Arrays, actual: Arrays, task: type[Task], precision: Precision = "fp32") -> dict[str, Any]:
     """The numbers of a check. Anything that is not finite fails it."""
+    bar, narrow = BARS[precision], precision != "fp32"
     max_abs = max_rel = 0.0
     cosine = 1.0
     for name, reference in expected.items():
@@ -133,16 +139,17 @@ def compare(expected: Arrays, actual: Arrays, task: type[Task], tolerance: float
         cosine = min(cosine, _cosine(a, b))
     wanted, margins = task.decisions(expected)
     decided, _ = task.decisions(actual)
-    sure = margins > max_abs
+    sure = np.ones_like(margins, bool) if narrow else margins > max_abs
     agreement = float((wanted == decided)[sure].mean()) if sure.any() else 1.0
+    decisions = int(sure.sum())
     return {
         "max_abs": max_abs,
         "max_rel": max_rel,
         "cosine": cosine,
         "agreement": agreement,
-        "decisions": int(sure.sum()),
-        "tolerance": tolerance,
-        "passed": max_rel <= tolerance and agreement == 1.0,
+        "decisions": decisions,
+        "tolerance": bar.tolerance,
+        "passed": bar.passes(max_rel, cosine, agreement, decisions, narrow=narrow),
     }
 
 

@@ -1,7 +1,8 @@
-"""Checkpoint to bundle: reference, fold, trace, parity, publish. The bundle exists only if the gate was passed."""
+"""Checkpoint to bundle: reference, fold, trace, narrow, parity, publish. It exists only if the gate was passed."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -11,20 +12,27 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from export import parity, samples, triton
+from export import narrowing, parity, samples, triton
 from export.fold import fold
+from export.gates import gate_metrics
+from export.precisions import Narrowing, precisions
 from export.trace import OPSET, trace
 from wander import __version__
 from wander.backbones import Host
 from wander.backbones.base import run
 from wander.bundle import EXAMPLE, PARITY, Bundle, Draft, Samples, drafting, write_samples
 from wander.checkpoints.folder import Loaded, write_json
-from wander.engines import DEFAULT_ENGINE
-from wander.errors import ParityError
-from wander.manifest import EXPLAIN, MAIN, Graph, Manifest
+from wander.engines import DEFAULT_ENGINE, EngineOptions, engines
+from wander.errors import ParityError, UsageError
+from wander.manifest import EXPLAIN, MAIN, Graph, Manifest, Precision
 from wander.tasks import Task, tasks
+from wander.training.datasets import load_rows
+from wander.training.evaluation import answered
 
+FULL: Precision = "fp32"
 KEPT_SAMPLES = 8
+DECIDING_SPLIT = "valid"
+"""The split of a data set whose rows calibrate, and decide what is narrowed; the gate uses another."""
 REFERENCE = "unfolded model, eager PyTorch, float32, CPU"
 
 
@@ -36,8 +44,10 @@ class Options:
     max_batch_size: largest batch that the gate checks and the server forms.
     samples: an .npz of inputs; `data`: the folder of a data set, of which `split` is used. Without both, random inputs.
     seed: of random inputs.
-    engine: the engine that has to answer as the reference does.
-    explain: also make the graph that explains, where the task has a use for it and the host can.
+    engine: the engine that has to answer as the reference does; by default that of the precision.
+    precision: fp32, or the name of what narrows the graphs.
+    explain: also make the graph that explains, where the task has a use for it and the host can. What is narrowed has
+        none: its contributions would be those of other scores.
     """
 
     fold: bool = True
@@ -46,8 +56,29 @@ class Options:
     data: Path | None = None
     split: str = "test"
     seed: int = 0
-    engine: str = DEFAULT_ENGINE
+    engine: str | None = None
+    precision: str = FULL
     explain: bool = True
+
+    @property
+    def narrowing(self) -> type[Narrowing] | None:
+        """What narrows the graphs; None for fp32. Raises UsageError for another name, or if real rows are missing."""
+        if self.precision == FULL:
+            return None
+        if self.precision.replace("-", "_") not in precisions.names():
+            known = ", ".join([FULL, *(name.replace("_", "-") for name in precisions.names())])
+            raise UsageError(f"precision {self.precision!r} is not one that can be exported; use one of: {known}")
+        kind = precisions.get(self.precision)
+        if kind.calibrates and self.samples is None and self.data is None:
+            raise UsageError(
+                f"--precision {self.precision} is calibrated with real rows; name them: --data or --samples"
+            )
+        return kind
+
+    @property
+    def checked_on(self) -> str:
+        """The engine that has to pass the gate."""
+        return self.engine or (self.narrowing.engine if self.narrowing else DEFAULT_ENGINE)
 
 
 @dataclass
@@ -58,6 +89,7 @@ class Tower:
     cases: list[tuple[samples.Inputs, dict[str, NDArray[Any]]]]
     checks: list[parity.Check] = field(default_factory=list)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    narrowed: narrowing.Outcome | None = None
 
     @property
     def stored(self) -> Samples:
@@ -75,8 +107,9 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
 
     Raises ParityError, after keeping the graphs and the report in `<model>.rejected`, if the gate is not passed.
     """
-    task, host = tasks.get(loaded.about.task), loaded.host
-    towers = host.graphs(task.output) if task.explains and options.explain else host.towers(task.output)
+    task, host, kind = tasks.get(loaded.about.task), loaded.host, options.narrowing
+    explained = task.explains and options.explain and kind is None
+    towers = host.graphs(task.output) if explained else host.towers(task.output)
     graphs = {
         name: Graph(file=f"{name}.onnx", signature=tower.signature, max_batch_size=options.max_batch_size)
         for name, tower in towers.items()
@@ -86,24 +119,36 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
             (draft.path / name).write_bytes(content)
         manifest = _manifest(loaded, graphs)
         bound = task(manifest, draft.path)  # what the server will need of the manifest must be there now
-        inputs, known = _inputs(loaded, bound, options), {}
+        inputs, known = _inputs(loaded, bound, options, options.split), {}
+        deciding = _inputs(loaded, bound, options, DECIDING_SPLIT) if kind else {}
         for name, graph in graphs.items():
             step(f"reference {name}")
             cases = samples.lengths(inputs[name], graph.signature)
             known[name] = Tower(graph, [(case, run(towers[name], case.arrays)) for case in cases])
         step("fold")
-        manifest = manifest.model_copy(update={"folds": tuple(fold(host)) if options.fold else ()})
+        folds = tuple(fold(host)) if options.fold else ()
+        manifest = manifest.model_copy(update={"folds": folds, "precision": kind.precision if kind else FULL})
         for name, graph in graphs.items():
             step(f"trace {name}")
             trace(host, name, task.output, draft.path / graph.file)
         _let_go(host)
         try:
-            for name, tower in known.items():
-                step(f"parity {name}")
-                _check(draft, name, tower, task, options)
+            with tempfile.TemporaryDirectory(prefix=f".{model.name}.", dir=model.parent) as scratch:
+                if kind:
+                    for name, tower in known.items():
+                        step(f"narrow {name}")
+                        _narrow(kind, draft, name, tower, deciding[name], task, options, Path(scratch), step)
+                for name, tower in known.items():
+                    step(f"parity {name}")
+                    _check(draft, name, tower, task, options, manifest.precision)
+                joint = _joint_metrics(draft, bound, options, manifest, Path(scratch)) if kind else {}
             checks = [check for tower in known.values() for check in tower.checks]
-            _write_report(draft, known, manifest, passed=all(check.passed for check in checks))
+            metrics = {**{name: tower.metrics for name, tower in known.items() if tower.metrics}, **joint}
+            _write_report(draft, known, manifest, metrics, passed=all(check.passed for check in checks))
             parity.gate(checks)
+            if kind:
+                for found in metrics.values():
+                    gate_metrics(found["reference"], found["exported"])
         except ParityError as error:
             raise ParityError(f"{error}; see {draft.reject() / PARITY}") from error
         step("publish")
@@ -133,7 +178,6 @@ def _manifest(loaded: Loaded, graphs: dict[str, Graph]) -> Manifest:
         preprocessing=about.preprocessing,
         adapter=about.adapter or {"kind": "none"},
         backbone=about.backbone,
-        precision="fp32",
         producer={
             "wander": __version__,
             "opset": str(OPSET),
@@ -143,34 +187,80 @@ def _manifest(loaded: Loaded, graphs: dict[str, Graph]) -> Manifest:
     )
 
 
-def _inputs(loaded: Loaded, task: Task, options: Options) -> dict[str, samples.Inputs]:
+def _inputs(loaded: Loaded, task: Task, options: Options, split: str) -> dict[str, samples.Inputs]:
     graphs = task.manifest.answering
     if options.samples is not None:
         found = {name: samples.from_file(options.samples, graph.signature) for name, graph in graphs.items()}
     elif options.data is not None:
-        found = samples.from_data(options.data, options.split, task)
+        found = samples.from_data(options.data, split, task)
     else:
-        found = {name: samples.random_inputs(loaded.host, name, options.seed) for name in graphs}
+        rows = samples.RANDOM_ROWS * (4 if options.precision != FULL else 1)
+        seed = options.seed + (split == DECIDING_SPLIT)
+        found = {name: samples.random_inputs(loaded.host, name, seed, rows) for name in graphs}
     if EXPLAIN in task.manifest.graphs:
         found[EXPLAIN] = replace(found[MAIN], labels=None)  # it answers as the model does, which is measured there
     return found
 
 
-def _check(draft: Draft, name: str, tower: Tower, task: type[Task], options: Options) -> None:
+def _narrow(
+    kind: type[Narrowing],
+    draft: Draft,
+    name: str,
+    tower: Tower,
+    rows: samples.Inputs,
+    task: type[Task],
+    options: Options,
+    scratch: Path,
+    step: Callable[[str], None],
+) -> None:
+    """The graph is checked as it is first, so that what is narrowed is known to be right."""
+    path, graph = draft.path / tower.graph.file, tower.graph
+    inputs, expected = tower.cases[0]
+    parity.gate(
+        list(parity.check_graph(name, graph, path, Samples(inputs.arrays, expected), task, FULL, DEFAULT_ENGINE))
+    )
+    tower.narrowed = narrowing.narrow(
+        kind, graph, path, rows, task, options.checked_on, scratch, lambda what: step(f"narrow {name}: {what}")
+    )
+
+
+def _joint_metrics(
+    draft: Draft, task: Task, options: Options, manifest: Manifest, scratch: Path
+) -> dict[str, dict[str, dict[str, float]]]:
+    """What all graphs together score on the split, narrowed and not; nothing for a single graph, or without data."""
+    if options.data is None or len(manifest.graphs) == 1:
+        return {}
+    rows = load_rows(options.data, options.split, task)
+    labels = {name: one.labels for name, one in rows.items()}
+    found = {}
+    for which, folder, precision in (("reference", scratch, FULL), ("exported", draft.path, manifest.precision)):
+        outputs = {}
+        for name, graph in manifest.graphs.items():
+            settings = EngineOptions(precision=precision, max_batch_size=graph.max_batch_size)
+            with engines.get(options.checked_on).open(folder / graph.file, graph.signature, settings) as session:
+                outputs[name] = answered(rows[name], session.run, graph.max_batch_size)
+        found[which] = task.joint_metrics(outputs, labels)
+    return {"all graphs": found}
+
+
+def _check(draft: Draft, name: str, tower: Tower, task: type[Task], options: Options, precision: Precision) -> None:
     path, graph = draft.path / tower.graph.file, tower.graph
     for inputs, expected in tower.cases:
         stored = Samples(inputs.arrays, expected)
-        tower.checks += parity.check_graph(name, graph, path, stored, task, "fp32", options.engine)
+        tower.checks += parity.check_graph(name, graph, path, stored, task, precision, options.checked_on)
     inputs, expected = tower.cases[0]
     if inputs.labels is not None:
-        exported = parity.answers(graph, path, inputs.arrays, options.engine)
+        exported = parity.answers(graph, path, inputs.arrays, options.checked_on, precision)
         tower.metrics = {
             "reference": task.metrics(expected, inputs.labels),
             "exported": task.metrics(exported, inputs.labels),
         }
 
 
-def _write_report(draft: Draft, towers: dict[str, Tower], manifest: Manifest, *, passed: bool) -> None:
+def _write_report(
+    draft: Draft, towers: dict[str, Tower], manifest: Manifest, metrics: dict[str, Any], *, passed: bool
+) -> None:
+    narrowed = {name: tower.narrowed.report() for name, tower in towers.items() if tower.narrowed}
     report = {
         "schema_version": 1,
         "passed": passed,
@@ -180,6 +270,14 @@ def _write_report(draft: Draft, towers: dict[str, Tower], manifest: Manifest, *,
             name: {"source": tower.cases[0][0].source, "rows": tower.cases[0][0].rows} for name, tower in towers.items()
         },
         "checks": [check.model_dump() for tower in towers.values() for check in tower.checks],
-        "metrics": {name: tower.metrics for name, tower in towers.items() if tower.metrics},
+        "metrics": metrics,
+        **({"narrowed": narrowed, "gate": _gated_by(metrics)} if narrowed else {}),
     }
     write_json(draft.path / PARITY, report)
+
+
+def _gated_by(metrics: dict[str, Any]) -> str:
+    """For people: what stood between these graphs and a user."""
+    if metrics:
+        return "the task's metrics, and the decisions that agree"
+    return "the decisions that agree, or cosines where nothing is decided: no labelled data were given"

@@ -55,9 +55,9 @@ def _cut(inputs: Inputs, signature: Signature, sizes: dict[str, int]) -> Inputs:
     return Inputs(arrays, inputs.source, inputs.labels)
 
 
-def random_inputs(host: Host, tower: str, seed: int) -> Inputs:
+def random_inputs(host: Host, tower: str, seed: int, rows: int = RANDOM_ROWS) -> Inputs:
     """Seeded random rows; the report says that they are random."""
-    arrays = host.random_inputs(tower, RANDOM_ROWS, np.random.default_rng(seed))
+    arrays = host.random_inputs(tower, rows, np.random.default_rng(seed))
     return Inputs(arrays, f"random, seed {seed}")
 
 

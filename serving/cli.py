@@ -124,8 +124,9 @@ def _predict_tensors(bundle: Bundle, engine: str, graph: str | None, source: Pat
     except InputError as error:
         raise UsageError(f"{source} is no .npz of tensors: {error}") from error
     rows, size = graphs[name].signature.check(inputs), graphs[name].max_batch_size
+    options = EngineOptions.of(bundle.manifest, name)
     with (
-        engines.get(engine).open(bundle.graph_path(name), graphs[name].signature, EngineOptions()) as session,
+        engines.get(engine).open(bundle.graph_path(name), graphs[name].signature, options) as session,
         progress() as display,
     ):
         parts = [

@@ -138,7 +138,7 @@ def open_sessions(bundle: Bundle, graph: str, settings: Settings, cores: int | N
     def more(instances: int, threads: int) -> None:
         engine = engines.get(settings.engine)
         while len(opened) < instances:
-            options = EngineOptions(threads=threads)
+            options = EngineOptions.of(bundle.manifest, graph, threads)
             opened.append(engine.open(bundle.graph_path(graph), bundle.manifest.graphs[graph].signature, options))
             try_session(bundle, graph, opened[-1])
 

@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     poll_s: float = Field(default=2.0, gt=0, description="How often a folder that is polled is looked at.")
     load: str | None = Field(default=None, description="With explicit control: models to start with, by commas.")
     memory_mb: float = Field(default=0, ge=0, description="Budget for weights; idle models make room. 0: no limit.")
-    engine: str = Field(default=DEFAULT_ENGINE, description="What runs the graphs.")
+    engine: str = Field(default=DEFAULT_ENGINE, description="What runs the graphs; auto: the fastest here.")
     instances: int = Field(
         default=0, ge=0, description="Engine instances of every graph; 0: one a core for small graphs, else one."
     )

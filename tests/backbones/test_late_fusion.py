@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.oracles import LATE_FUSION, Oracle, difference, needs_oracles
-from wander.backbones._encoder import Encoder, sinusoidal_positions
+from wander.backbones._encoder import Encoder, SelfAttention, sinusoidal_positions
 from wander.backbones.late_fusion import LateFusion, LateFusionConfig, LateFusionHead
 from wander.checkpoints.convert import interpret
 from wander.errors import ConfigError
@@ -124,3 +124,28 @@ def test_sizes_of_each_modality_are_needed() -> None:
         LateFusionConfig(
             modalities=("a", "b"), feature_dims=(1,), lengths=(1, 1), embed_dim=4, num_heads=1, encoder_layers=1
         )
+
+
+@pytest.mark.parametrize("keep", [None, slice(1), slice(2, 4)])
+def test_attention_with_the_tokens_last_is_the_same(keep: slice | None) -> None:
+    """Also where only some tokens are read, with every bias at work."""
+    torch.manual_seed(0)
+    attention = SelfAttention(12, 4, 0.0).double().eval()
+    for bias in (attention.in_proj_bias, attention.out_proj.bias):
+        torch.nn.init.normal_(bias)
+    x = torch.randn(3, 5, 12, dtype=torch.float64)
+    with torch.no_grad():
+        before = attention(x, keep)
+        attention.fold_tokens_last_()
+        assert (attention(x, keep) - before).abs().max() < 1e-12
+        attention.fold_scale_()
+        assert (attention(x, keep) - before).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(("heads", "folded"), [(2, True), (1, False)])
+def test_only_narrow_heads_are_laid_out_anew(heads: int, folded: bool) -> None:
+    config, adapter, head = LateFusion.example()
+    config = config.model_copy(update={"embed_dim": 16, "num_heads": heads})
+    assert adapter is not None
+    host = LateFusion.build(config, adapter.model_copy(update={"embed_dim": 16}), head)
+    assert ("tokens_last" in [fold.name for fold in host.folds()]) == folded

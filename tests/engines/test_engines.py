@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.serving.building import PATIENCE, Linear, random_rows, wait_until
-from wander.engines import EngineOptions, engines
+from wander.engines import EngineOptions, Session, engines, ort_cuda
 from wander.engines.fake import FakeSession, fingerprint
-from wander.errors import BundleError, EngineError
+from wander.errors import BundleError, EngineError, MissingDependency
 
 MODEL = Linear()
 
@@ -93,6 +96,11 @@ def test_ort_may_be_closed_while_it_runs(graph: Path) -> None:
     assert [type(error) for error in errors] == [EngineError] * 4
 
 
+def test_ort_says_who_computes_bf16(graph: Path) -> None:
+    with pytest.raises(MissingDependency, match="--engine openvino"):
+        engines.get("ort").open(graph, MODEL.signature, EngineOptions(precision="bf16"))
+
+
 # fake
 
 
@@ -131,3 +139,108 @@ def test_fake_waits_at_its_gate() -> None:
     session.gate.set()
     thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+# openvino
+
+openvino_only = pytest.mark.skipif(engines.get("openvino").unavailable() is not None, reason="no OpenVINO")
+
+
+@openvino_only
+@pytest.mark.parametrize(("threads", "said"), [(0, "all"), (1, "1")])
+def test_openvino_describes_itself(graph: Path, threads: int, said: str) -> None:
+    with engines.get("openvino").open(graph, MODEL.signature, EngineOptions(threads)) as session:
+        assert session.describe()["provider"] == "CPU, f32"
+        assert session.describe()["threads"] == said
+
+
+@openvino_only
+def test_openvino_computes_fp32_in_full_where_the_processor_has_bf16(graph: Path) -> None:
+    """Left to itself it would not."""
+    inputs, expected = random_rows(32), MODEL(random_rows(32))["score"]
+    engine = engines.get("openvino")
+    with engine.open(graph, MODEL.signature, EngineOptions(precision="fp32")) as session:
+        np.testing.assert_allclose(session.run(inputs)["score"], expected, atol=1e-5)
+
+
+@openvino_only
+def test_openvino_says_what_to_do_without_bf16(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
+    with pytest.raises(MissingDependency, match="--precision fp32"):
+        engines.get("openvino").open(graph, MODEL.signature, EngineOptions(precision="bf16"))
+
+
+@openvino_only
+def test_openvino_may_be_closed_while_it_runs(graph: Path) -> None:
+    session = engines.get("openvino").open(graph, MODEL.signature, EngineOptions(threads=1))
+    expected = session.run(random_rows(1))["score"]
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(_until_closed, session) for _ in range(4)]
+        time.sleep(0.05)
+        session.close()
+        for one in running:
+            np.testing.assert_array_equal(one.result(PATIENCE), expected)
+
+
+def _until_closed(session: Session) -> np.ndarray:
+    answer = np.zeros(0)
+    try:
+        while True:
+            answer = session.run(random_rows(1))["score"]
+    except EngineError:
+        return answer
+
+
+# ort_cuda
+
+
+def test_ort_cuda_is_not_taken_in_by_a_name_in_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`onnxruntime-gpu` lists CUDA as available on a machine without a GPU, and runs on the CPU in silence."""
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [ort_cuda.PROVIDER, ort_cuda.CPU])
+    ort_cuda.refused.cache_clear()
+    opened: list[list[str]] = []
+
+    class Silent:
+        def __init__(self, graph: bytes, settings: Any, providers: list[str]) -> None:
+            opened.append(providers)
+
+        def get_providers(self) -> list[str]:
+            return [ort_cuda.CPU]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Silent)
+    reason = ort_cuda.OrtCudaEngine.unavailable()
+    ort_cuda.refused.cache_clear()
+    assert opened == [[ort_cuda.PROVIDER, ort_cuda.CPU]]
+    assert reason is not None
+    assert "cannot use it here" in reason
+    assert "pip install" in reason
+
+
+def test_ort_cudas_trial_graph_is_one_that_runs() -> None:
+    ort_cuda.refused.cache_clear()
+    assert ort_cuda.refused(ort_cuda.CPU) is None
+    assert "pip install" in str(ort_cuda.refused("NoSuchProvider"))
+    ort_cuda.refused.cache_clear()
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_refused(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort_cuda.CudaSession, "providers", [ort_cuda.CPU])
+    with pytest.raises(MissingDependency, match="fell back"):
+        ort_cuda.CudaSession(graph, MODEL.signature, EngineOptions())
+
+
+def test_tensors_are_bound_to_a_device(graph: Path) -> None:
+    """The same calls as on a GPU, on the device there is."""
+
+    class Bound(ort_cuda.BoundSession):
+        device = "cpu"
+
+    with Bound(graph, MODEL.signature, EngineOptions(threads=1)) as session, ThreadPoolExecutor(4) as pool:
+        for rows, answer in enumerate(pool.map(lambda n: session.run(random_rows(n)), range(1, 9)), 1):
+            np.testing.assert_allclose(answer["score"], MODEL(random_rows(rows))["score"], atol=1e-5)
+        strange = {name: np.asfortranarray(value) for name, value in random_rows(3).items()}
+        np.testing.assert_allclose(session.run(strange)["score"], MODEL(random_rows(3))["score"], atol=1e-5)

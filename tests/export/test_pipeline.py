@@ -33,7 +33,7 @@ def test_a_bundle_is_complete_and_verified(bundle: Bundle) -> None:
     }
     assert bundle.version == "1"
     assert bundle.manifest.labels == ("calm", "glad")
-    assert bundle.manifest.folds == ("encoder_scales", "adapter", "repeated_token")
+    assert bundle.manifest.folds == ("encoder_scales", "tokens_last", "adapter", "repeated_token")
     report = bundle.parity
     assert report["passed"]
     assert sorted(check["batch"] for check in report["checks"]) == sorted([1, 2, 7, 32] * 2)

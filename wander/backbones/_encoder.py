@@ -36,6 +36,7 @@ class SelfAttention(nn.Module):
         self.num_heads = num_heads
         self.dropout = dropout
         self.scale = (embed_dim // num_heads) ** -0.5
+        self.tokens_last = False
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
         self.out_proj: nn.Linear | nn.Identity = nn.Linear(embed_dim, embed_dim)
@@ -43,6 +44,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, keep: slice | None = None) -> Tensor:
         """(B, T, E) to (B, T, E), or to what becomes of the tokens `keep` alone, which still attend to all."""
+        if self.tokens_last:
+            return self._forward_tokens_last(x, keep)
         weight, bias, width = self.in_proj_weight, self.in_proj_bias, x.shape[2]
         if keep is None:
             parts = F.linear(x, weight, bias).chunk(3, 2)
@@ -54,6 +57,31 @@ class SelfAttention(nn.Module):
             q = q * self.scale
         weights = F.dropout(torch.softmax(q @ k.mT, -1), self.dropout, self.training)
         return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+
+    def _forward_tokens_last(self, x: Tensor, keep: slice | None) -> Tensor:
+        """The same, of (B, E, T): products run along the tokens and not along the few features of a head, and an engine
+        that transposes within its products has nothing left to transpose."""
+        weight, width = self.in_proj_weight, x.shape[2]
+        if keep is None:
+            q, k, v = (weight @ x.mT).chunk(3, 1)
+        else:
+            q, (k, v) = weight[:width] @ x[:, keep].mT, (weight[width:] @ x.mT).chunk(2, 1)
+        q = q + self.in_proj_bias[:width, None]
+        if self.scale != 1.0:
+            q = q * self.scale
+        q, k, v = (part.unflatten(1, (self.num_heads, -1)) for part in (q, k, v))
+        weights = F.dropout(torch.softmax(q.mT @ k, -1), self.dropout, self.training)
+        return self.out_proj((v @ weights.mT).flatten(1, 2).mT)
+
+    @torch.no_grad()
+    def fold_tokens_last_(self) -> None:
+        """Lays the heads out along the tokens. The bias of k moves all scores of a query alike, which softmax does not
+        see; that of v goes through the weights, whose sum is 1, into the bias of the output."""
+        width, out = self.in_proj_weight.shape[1], self.out_proj
+        assert isinstance(out, nn.Linear)
+        out.bias.add_(out.weight @ self.in_proj_bias[2 * width :])
+        self.in_proj_bias[width:] = 0
+        self.tokens_last = True
 
     @torch.no_grad()
     def fold_scale_(self) -> None:
@@ -192,6 +220,12 @@ class Encoder(nn.Module):
         for module in self.modules():
             if isinstance(module, SelfAttention):
                 module.fold_scale_()
+
+    def fold_tokens_last_(self) -> None:
+        """Lays the heads of every attention across tokens out along the tokens."""
+        for module in self.modules():
+            if type(module) is SelfAttention:
+                module.fold_tokens_last_()
 
     def fold_norms_(self) -> None:
         """Moves scale and shift of every norm but the last into the projections that alone read them."""

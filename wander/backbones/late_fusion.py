@@ -26,6 +26,9 @@ from wander.backbones.base import BackboneConfig, Fold, HeadConfig, Host, Tower,
 from wander.manifest import CONTRIBUTIONS, EXPLAIN, MAIN, RESIDUAL
 from wander.signature import BATCH, Signature, TensorSpec
 
+NARROW_HEAD = 16
+"""Heads of fewer features leave most of a processor's vector unused, unless they are laid out along the tokens."""
+
 
 class LateFusionConfig(BackboneConfig):
     """Sizes of the frozen part.
@@ -206,6 +209,10 @@ class LateFusion(Host):
         found = [
             Fold("encoder_scales", "√E into the projections, attention scales into q", self._fold_scales),
         ]
+        if self.config.embed_dim // self.config.num_heads < NARROW_HEAD:
+            found.append(
+                Fold("tokens_last", "heads laid out along the tokens, biases of k and v moved", self._fold_layout)
+            )
         if isinstance(self.adapter, Wander):
             found.append(Fold("adapter", "ranks summed, only the token that the head reads", self._fold_adapter))
         if self.adapter is not None:
@@ -215,6 +222,10 @@ class LateFusion(Host):
     def _fold_scales(self) -> None:
         for proj, encoder in self.branches():
             encoder.fold_scales_(proj)
+
+    def _fold_layout(self) -> None:
+        for _, encoder in self.branches():
+            encoder.fold_tokens_last_()
 
     def _fold_adapter(self) -> None:
         assert isinstance(self.adapter, Wander)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 from numpy.typing import NDArray
 
 from wander.errors import EngineError, InputError
+from wander.manifest import Manifest, Precision
 from wander.signature import Arrays, Signature
 
 
@@ -21,9 +22,21 @@ class EngineOptions:
     """Attributes:
 
     threads: threads for one batch; 0 leaves the choice to the engine.
+    precision: the arithmetic that the graph was made and checked for. An engine that would compute fp32 in anything
+        narrower has to be kept from it.
+    max_batch_size: the largest batch that will be run.
+    max_length: the longest that a free dimension other than the batch will be.
     """
 
     threads: int = 0
+    precision: Precision = "fp32"
+    max_batch_size: int = 32
+    max_length: int = 512
+
+    @classmethod
+    def of(cls, manifest: Manifest, graph: str, threads: int = 0) -> Self:
+        """What a bundle says of one of its graphs."""
+        return cls(threads, manifest.precision, manifest.graphs[graph].max_batch_size)
 
 
 class Session(ABC):
@@ -71,7 +84,9 @@ class Session(ABC):
 
 
 class Engine(ABC):
-    """Opens graphs."""
+    """Opens graphs. `electable` is false for one that `auto` must not choose."""
+
+    electable: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod

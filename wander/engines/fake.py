@@ -72,6 +72,8 @@ def fingerprint(inputs: Arrays) -> NDArray[np.float64]:
 class FakeEngine(Engine):
     """Ignores the graph file; only the signature counts."""
 
+    electable = False
+
     @classmethod
     def unavailable(cls) -> str | None:
         return None

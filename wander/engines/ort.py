@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
@@ -19,7 +19,15 @@ PROVIDER = "CPUExecutionProvider"
 
 
 class OrtSession(Session):
-    """`onnxruntime.InferenceSession` is safe to run from several threads."""
+    """`onnxruntime.InferenceSession` is safe to run from several threads.
+
+    Class attributes:
+        engine: what it calls itself.
+        providers: of ONNX Runtime, with their options, the preferred first.
+    """
+
+    engine: ClassVar[str] = "ort"
+    providers: ClassVar[list[Any]] = [PROVIDER]
 
     def __init__(self, graph: Path, signature: Signature, options: EngineOptions) -> None:
         import onnxruntime
@@ -39,7 +47,7 @@ class OrtSession(Session):
         self._threads = options.threads
         self._outputs = [spec.name for spec in signature.outputs]
         self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
-            graph, settings, providers=[PROVIDER]
+            graph, settings, providers=self.providers
         )
         names = ([i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()])
         if names != ([spec.name for spec in signature.inputs], self._outputs):
@@ -50,17 +58,22 @@ class OrtSession(Session):
         if session is None:
             raise EngineError("the session is closed")
         try:
-            results = session.run(self._outputs, dict(inputs))
+            results = self._results(session, inputs)
         except self._errors as error:
             raise EngineError(f"ONNX Runtime failed: {error}") from error
         return dict(zip(self._outputs, results, strict=True))
+
+    def _results(self, session: onnxruntime.InferenceSession, inputs: Arrays) -> list[NDArray[Any]]:
+        """The outputs, in their order."""
+        found: list[NDArray[Any]] = session.run(self._outputs, dict(inputs))
+        return found
 
     def describe(self) -> dict[str, str]:
         import onnxruntime
 
         providers = ", ".join(self._session.get_providers()) if self._session is not None else "closed"
         return {
-            "engine": "ort",
+            "engine": self.engine,
             "provider": providers,
             "version": onnxruntime.__version__,
             "threads": str(self._threads or "all"),
@@ -83,22 +96,29 @@ class OrtEngine(Engine):
     def open(cls, graph: Path, signature: Signature, options: EngineOptions) -> Session:
         if reason := cls.unavailable():
             raise MissingDependency(reason)
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
+        if options.precision == "bf16":
+            raise MissingDependency("ONNX Runtime does not compute bf16 on CPUs; use --engine openvino, or auto")
+        return opened(OrtSession, graph, signature, options)
 
-        unreadable = (
-            state.Fail,
-            state.InvalidArgument,
-            state.InvalidGraph,
-            state.InvalidProtobuf,
-            state.NoSuchFile,
-            state.NotImplemented,
-            state.RuntimeException,
-            UnicodeDecodeError,  # of its own message, which quotes a damaged name
-        )
-        try:
-            return OrtSession(graph, signature, options)
-        except unreadable as error:
-            raise BundleError(f"ONNX Runtime cannot read {graph}: {error}") from error
+
+def opened(kind: type[OrtSession], graph: Path, signature: Signature, options: EngineOptions) -> OrtSession:
+    """A session of ONNX Runtime. Raises BundleError for a graph that it cannot read."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    unreadable = (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+        UnicodeDecodeError,  # of its own message, which quotes a damaged name
+    )
+    try:
+        return kind(graph, signature, options)
+    except unreadable as error:
+        raise BundleError(f"ONNX Runtime cannot read {graph}: {error}") from error
 
 
 plugin = OrtEngine

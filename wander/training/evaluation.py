@@ -88,7 +88,8 @@ def _bundle(bundle: Bundle, data: Path, split: str, engine: str) -> Evaluation:
     outputs = {}
     for name, rows in found.items():
         graph = manifest.graphs[name]
-        with engines.get(engine).open(bundle.graph_path(name), graph.signature, EngineOptions()) as session:
+        options = EngineOptions.of(manifest, name)
+        with engines.get(engine).open(bundle.graph_path(name), graph.signature, options) as session:
             if not session.computes:
                 raise UsageError(f"the engine {engine} runs no graph; there is nothing to measure")
             outputs[name] = answered(rows, session.run, graph.max_batch_size)
