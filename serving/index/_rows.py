@@ -146,10 +146,12 @@ def scores(rows: NDArray[np.float32], vector: Vector, weights: int) -> NDArray[A
     searches at once are several times as fast, and equal vectors have equal scores.
     """
     if not weights:
-        return np.vecdot(rows, vector)
+        product: NDArray[np.float32] = np.vecdot(rows, vector)
+        return product
     products = np.vecdot(rows[:, :-weights], vector[:-weights]).astype(np.float64)
     total = np.vecdot(rows[:, -weights:], vector[-weights:]).astype(np.float64)
-    return np.divide(products, total, out=np.zeros_like(products), where=total > 0)
+    ratio: NDArray[np.float64] = np.divide(products, total, out=np.zeros_like(products), where=total > 0)
+    return ratio
 
 
 def _equal(one: object, other: Scalar) -> bool:
