@@ -140,13 +140,18 @@ class View:
 
 
 def scores(rows: NDArray[np.float32], vector: Vector, weights: int) -> NDArray[Any]:
-    """Of vectors (N, D), as `Index.weights` has it."""
+    """Of vectors (N, D), as `Index.weights` has it.
+
+    Row by row and not as one product with a matrix, for which the threads of BLAS would wait for each other: several
+    searches at once are several times as fast, and equal vectors have equal scores.
+    """
     if not weights:
-        product: NDArray[np.float32] = rows @ vector
+        product: NDArray[np.float32] = np.vecdot(rows, vector)
         return product
-    products = (rows[:, :-weights] @ vector[:-weights]).astype(np.float64)
-    total = (rows[:, -weights:] @ vector[-weights:]).astype(np.float64)
-    return np.divide(products, total, out=np.zeros_like(products), where=total > 0)
+    products = np.vecdot(rows[:, :-weights], vector[:-weights]).astype(np.float64)
+    total = np.vecdot(rows[:, -weights:], vector[-weights:]).astype(np.float64)
+    ratio: NDArray[np.float64] = np.divide(products, total, out=np.zeros_like(products), where=total > 0)
+    return ratio
 
 
 def _equal(one: object, other: Scalar) -> bool:

@@ -27,6 +27,7 @@ def test_every_part_of_a_large_index(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found["bytes_an_item"] >= 4 * DIMENSION
     found |= large.search(tmp_path, DIMENSION, said.append, EARLY)
     assert 0 < found["approximate_share"] <= 1
+    found |= large.exact(tmp_path, DIMENSION)
     found |= large.compare(tmp_path, ITEMS, DIMENSION)
     assert found["recall_at_10"] > 0.4
     assert f"{found['recall_at_10']:.3f}" in facts(found)
