@@ -42,7 +42,7 @@ class StillSettings(TextVideoSettings):
     text_width: int = 128
     text_ffn_dim: int = 128
     aligned: int = Field(default=30_000, ge=1)
-    ridge: float = Field(default=1.0, gt=0)
+    ridge: float = Field(default=10.0, gt=0)
     host_share: float = Field(default=1.0, gt=0, le=1)
     host: HostSchedule = HostSchedule(learning_rate=3e-4)
     adapter: AdapterSchedule = AdapterSchedule()
