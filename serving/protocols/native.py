@@ -48,9 +48,12 @@ class Native(Protocol):
         return router
 
     def _endpoint(self, task: str, operation: str, uploads: tuple[str, ...]) -> Any:
+        def files(address: dict[str, str]) -> tuple[str, ...]:
+            return () if uploads else self.service.resolve(Target(task, operation, **address)).task.files()
+
         async def endpoint(request: Request) -> Response:
             until = deadline(request)
-            body = await read_body(request, uploads, self.service.settings)
+            body = await read_body(request, uploads, self.service.settings, files)
             target = Target(task, operation, **body.address)
             if isinstance(body.content, list):
                 return _bulk(await self.service.predict_many(target, body.content, until))

@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,12 +105,17 @@ def item(seed: int = 0) -> Item:
 
 
 def publish(
-    folder: Path, model: Linear | None = None, answers: Linear | None = None, **manifest: Any
+    folder: Path,
+    model: Linear | None = None,
+    answers: Linear | None = None,
+    assets: Mapping[str, bytes] | None = None,
+    **manifest: Any,
 ) -> tuple[Bundle, Linear]:
     """Writes the next version of a bundle for a model, as `wander export` would.
 
     Args:
         answers: gives the stored reference outputs, if they are not to be those of the model itself.
+        assets: files that the preprocessing names.
         manifest: fields of the manifest in place of the usual ones.
     """
     model = model or Linear()
@@ -127,6 +132,8 @@ def publish(
     }
     described = Manifest(**(fields | manifest))
     with drafting(folder) as draft:
+        for name, content in (assets or {}).items():
+            (draft.path / name).write_bytes(content)
         path = draft.path / graph.file
         model.save(path)
         write_samples(draft.path / "samples" / "model.npz", samples)

@@ -74,6 +74,14 @@ class Task(ABC):
         them.
         """
 
+    def files(self) -> tuple[str, ...]:
+        """Fields of an item for this bundle that may be files: `uploads`, unless its manifest says more."""
+        return self.uploads
+
+    def raw(self) -> tuple[str, ...]:
+        """Fields in place of whose features an item may hold what they are made of, by a front end of the manifest."""
+        return ()
+
     def not_indexable(self) -> str | None:
         """Why what `embed` gives cannot be compared by the product of two vectors alone; None if it can."""
         return None
