@@ -96,12 +96,15 @@ class Service:
         self.keys = read_keys(settings.keys)
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="preprocess")
 
-    def resolve(self, target: Target) -> Model:
-        """Raises NotFound, also for a model of another task or without that adapter, and NotReady."""
+    def resolve(self, target: Target, item: Item | None = None) -> Model:
+        """The model that is meant, by its name or by what it is to be asked.
+
+        Raises NotFound, also for a model of another task or without that adapter, and NotReady.
+        """
         if target.model is None:
             if target.version is not None:
                 raise InputError("a version needs the name of its model", "model")
-            model = self.repository.only(target.task)
+            model = self.repository.only(target.task, item)
         else:
             model = self.repository.get(target.model, target.version)
         manifest = model.bundle.manifest
@@ -179,7 +182,7 @@ class Service:
 
         Raises InputError that names the field, and the other errors of a service.
         """
-        model = self.resolve(target)
+        model = self.resolve(target, item)
         try:
             return await self._answer(model, target.operation, item, self._deadline(deadline), bulk=False)
         except ServiceError as error:
@@ -195,7 +198,7 @@ class Service:
         """
         if len(items) > self.settings.max_items:
             raise TooLarge(f"{len(items)} items are more than the {self.settings.max_items} of one request", "items")
-        model = self.resolve(target)
+        model = self.resolve(target, items[0] if items else None)
         until = self._deadline(deadline)
         name = target.operation
         try:

@@ -49,7 +49,13 @@ class Native(Protocol):
 
     def _endpoint(self, task: str, operation: str, uploads: tuple[str, ...]) -> Any:
         def files(address: dict[str, str]) -> tuple[str, ...]:
-            return () if uploads else self.service.resolve(Target(task, operation, **address)).task.files()
+            repository = self.service.repository
+            if uploads:
+                return ()
+            if (name := address.get("model")) is not None:
+                return repository.get(name, address.get("version")).task.files()
+            meant = [model.task for model in repository.defaults if model.bundle.manifest.task == task]
+            return tuple(sorted({field for one in meant for field in one.files()}))
 
         async def endpoint(request: Request) -> Response:
             until = deadline(request)

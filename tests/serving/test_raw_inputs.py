@@ -83,6 +83,21 @@ def test_a_recording_in_every_form(server: Running) -> None:
     assert with_text.json()["score"] == ask(server, {"audio": ENCODED, "text": "good"}) != wanted
 
 
+def test_a_request_that_names_no_model_goes_to_the_one_whose_form_it_has(server: Running) -> None:
+    for item in ({"text": "good"}, {"audio": ENCODED}):
+        answer = server.post("/v1/sentiment", json=item)
+        assert (answer.status_code, answer.json()["model"]) == (200, "spoken"), answer.text
+        many = server.post("/v1/sentiment", json={"items": [item]}).json()["results"]
+        assert many[0]["model"] == "spoken"
+    form = server.client.post("/v1/sentiment", files={"audio": RECORDING})
+    assert form.json()["model"] == "spoken"
+    both = server.post("/v1/sentiment", json={"text": [[1, 2]]})
+    assert both.status_code == 404
+    assert "features, spoken" in both.json()["detail"]
+    other = server.post("/v1/sentiment", json={"text": 5})
+    assert other.status_code == 404
+
+
 def test_bulk_keeps_items_apart(server: Running) -> None:
     items = [{"text": "good"}, {"audio": ENCODED}, {"text": "xyzzy"}, {"audio": base64.b64encode(b"text").decode()}]
     results = server.post("/v1/sentiment", json={"model": "spoken", "items": items}).json()["results"]

@@ -97,6 +97,17 @@ class SequenceTask(Task, Operation):
     def raw(self) -> tuple[str, ...]:
         return tuple(self.front_ends)
 
+    def fits(self, item: Item) -> bool:
+        """By which of its fields are raw, and by the width of features."""
+        return all(self._has_form(spec.name, self.width(spec), item.get(spec.name)) for spec in self.inputs)
+
+    def _has_form(self, name: str, width: int, value: Any) -> bool:
+        if value is None or (name in self.front_ends and self.front_ends[name].reads(value)):
+            return True
+        if isinstance(value, np.ndarray):
+            return value.ndim == 2 and value.shape[1] == width
+        return isinstance(value, list) and bool(value) and isinstance(value[0], list) and len(value[0]) == width
+
     def operation(self, name: str) -> Operation:
         return self
 

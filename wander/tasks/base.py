@@ -82,6 +82,11 @@ class Task(ABC):
         """Fields in place of whose features an item may hold what they are made of, by a front end of the manifest."""
         return ()
 
+    def fits(self, item: Item) -> bool:
+        """Whether an item has the form of this model's, where another model of the task may have another; it need not
+        be one that `preprocess` accepts."""
+        return True
+
     def not_indexable(self) -> str | None:
         """Why what `embed` gives cannot be compared by the product of two vectors alone; None if it can."""
         return None
