@@ -50,6 +50,7 @@ def export(checkpoint: Path, model: Path) -> dict[str, Any]:
         str(checkpoint),
         str(model),
         "--json",
+        "--no-explain",
         "--max-batch-size",
         "32",
     ]

@@ -72,7 +72,7 @@ def main(
     """Goodput and refusals at several times the capacity."""
     about = circumstances("benchmarks.overload", ("onnxruntime", "fastapi", "uvicorn"))
     opened = Bundle.open(bundle)
-    name = opened.name if len(opened.manifest.graphs) == 1 else f"{opened.name}-{next(iter(opened.manifest.graphs))}"
+    name = next(iter(opened.graph_names()))
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "wander", "serve", str(opened.path.parents[1]), "--port", "0"),

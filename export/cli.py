@@ -32,6 +32,9 @@ def export(
     max_batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Largest batch, checked and served.")] = 32,
     seed: Annotated[int, typer.Option(help="Seed of random inputs.")] = 0,
     engine: EngineName = "ort",
+    explain: Annotated[
+        bool, typer.Option("--explain/--no-explain", help="Also make the graph that explains, where there can be one.")
+    ] = True,
     triton: Annotated[
         Path | None, typer.Option(help="A Triton model repository that gets a model for every graph, as hard links.")
     ] = None,
@@ -47,7 +50,7 @@ def export(
 
     if precision != "fp32":
         raise UsageError(f"precision {precision!r} is not one that can be exported; use fp32")
-    options = Options(fold, max_batch_size, samples, data, split, seed, engine)
+    options = Options(fold, max_batch_size, samples, data, split, seed, engine, explain)
     started = time.monotonic()
     with progress() as display:
         task = display.add_task("load", total=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from wander.bundle import EXAMPLE, PARITY, Bundle, Draft, Samples, drafting, wri
 from wander.checkpoints.folder import Loaded, write_json
 from wander.engines import DEFAULT_ENGINE
 from wander.errors import ParityError
-from wander.manifest import Graph, Manifest
+from wander.manifest import EXPLAIN, MAIN, Graph, Manifest
 from wander.tasks import Task, tasks
 
 KEPT_SAMPLES = 8
@@ -37,6 +37,7 @@ class Options:
     samples: an .npz of inputs; `data`: the folder of a data set, of which `split` is used. Without both, random inputs.
     seed: of random inputs.
     engine: the engine that has to answer as the reference does.
+    explain: also make the graph that explains, where the task has a use for it and the host can.
     """
 
     fold: bool = True
@@ -46,6 +47,7 @@ class Options:
     split: str = "test"
     seed: int = 0
     engine: str = DEFAULT_ENGINE
+    explain: bool = True
 
 
 @dataclass
@@ -74,7 +76,7 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
     Raises ParityError, after keeping the graphs and the report in `<model>.rejected`, if the gate is not passed.
     """
     task, host = tasks.get(loaded.about.task), loaded.host
-    towers = host.towers(task.output)
+    towers = host.graphs(task.output) if task.explains and options.explain else host.towers(task.output)
     graphs = {
         name: Graph(file=f"{name}.onnx", signature=tower.signature, max_batch_size=options.max_batch_size)
         for name, tower in towers.items()
@@ -142,12 +144,16 @@ def _manifest(loaded: Loaded, graphs: dict[str, Graph]) -> Manifest:
 
 
 def _inputs(loaded: Loaded, task: Task, options: Options) -> dict[str, samples.Inputs]:
-    graphs = task.manifest.graphs
+    graphs = task.manifest.answering
     if options.samples is not None:
-        return {name: samples.from_file(options.samples, graph.signature) for name, graph in graphs.items()}
-    if options.data is not None:
-        return samples.from_data(options.data, options.split, task)
-    return {name: samples.random_inputs(loaded.host, name, options.seed) for name in graphs}
+        found = {name: samples.from_file(options.samples, graph.signature) for name, graph in graphs.items()}
+    elif options.data is not None:
+        found = samples.from_data(options.data, options.split, task)
+    else:
+        found = {name: samples.random_inputs(loaded.host, name, options.seed) for name in graphs}
+    if EXPLAIN in task.manifest.graphs:
+        found[EXPLAIN] = replace(found[MAIN], labels=None)  # it answers as the model does, which is measured there
+    return found
 
 
 def _check(draft: Draft, name: str, tower: Tower, task: type[Task], options: Options) -> None:

@@ -25,11 +25,11 @@ they would pass through protobuf, where they are in memory several times over, a
 
 
 def trace(host: Host, name: str, output: str, path: Path) -> None:
-    """Writes the graph of tower `name` to `path`: batch dynamic, constants folded, nothing that differs between runs.
+    """Writes graph `name` of the host to `path`: batch dynamic, constants folded, nothing that differs between runs.
 
     The weights are written straight from the host's memory, without a copy.
     """
-    tower = host.towers(output)[name]
+    tower = host.graphs(output)[name]
     signature = tower.signature
     example = host.random_inputs(name, 2, np.random.default_rng(0))
     free = {dim: torch.export.Dim(dim) for spec in signature.inputs for dim in spec.dims if isinstance(dim, str)}

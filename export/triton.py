@@ -1,7 +1,7 @@
 """A bundle as an entry of NVIDIA Triton's model repository: `config.pbtxt`, and one model a graph. Knows no torch.
 
-    <name>/config.pbtxt                         beside the versions of a bundle with one graph, which is such an entry
-    <folder>/<name>-<tower>/config.pbtxt        a bundle with towers, laid out for Triton alone
+    <name>/config.pbtxt                         beside the versions of a bundle, an entry unless it has towers
+    <folder>/<name>-<tower>/config.pbtxt        every graph of a bundle, laid out for Triton alone
     <folder>/<name>-<tower>/<version>/model.onnx
 
 Triton then sees tensors; what a task does before and after them stays with its client.
@@ -38,17 +38,16 @@ DATA_TYPES: dict[DType, str] = {
 
 
 def configure(model: Path) -> None:
-    """Writes `config.pbtxt` for the latest version in a model's folder, or removes it if that has several graphs.
+    """Writes `config.pbtxt` for the latest version in a model's folder, or removes it if that is made of towers.
 
     It is written after the version appeared, so that it never speaks of one that is not there; and again if another
     export published a later one meanwhile.
     """
     written = None
     while (latest := Bundle.open(model)).version != written:
-        graphs = list(latest.manifest.graphs)
-        if len(graphs) == 1:
-            file = latest.manifest.graphs[graphs[0]].file
-            replace_text(model / CONFIG, config(latest, graphs[0], latest.name, file))
+        if (main := latest.manifest.main) is not None:
+            file = latest.manifest.graphs[main].file
+            replace_text(model / CONFIG, config(latest, main, latest.name, file))
         else:
             (model / CONFIG).unlink(missing_ok=True)
         written = latest.version

@@ -114,9 +114,8 @@ def _predict_tensors(bundle: Bundle, engine: str, graph: str | None, source: Pat
     from wander.npz import read_npz_file
 
     graphs = bundle.manifest.graphs
-    if graph is None and len(graphs) > 1:
+    if (name := graph or bundle.manifest.main) is None:
         raise UsageError(f"the bundle has several graphs; name one with --graph: {', '.join(graphs)}")
-    name = graph or next(iter(graphs))
     if name not in graphs:
         raise UsageError(f"there is no graph {name!r} in the bundle; there are: {', '.join(graphs)}")
     try:

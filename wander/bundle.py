@@ -80,11 +80,12 @@ class Bundle:
         return self.path.resolve().name
 
     def graph_names(self) -> dict[str, str]:
-        """The name under which each graph is a model of its own -> the graph: `<name>`, or `<name>-<graph>`."""
-        graphs = self.manifest.graphs
-        if len(graphs) == 1:
-            return {self.name: next(iter(graphs))}
-        return {f"{self.name}-{graph}": graph for graph in graphs}
+        """The name under which each graph is a model of its own -> the graph.
+
+        `<name>` for the one that is the model; `<name>-<graph>` for towers, and for the one that explains.
+        """
+        main = self.manifest.main
+        return {self.name if graph == main else f"{self.name}-{graph}": graph for graph in self.manifest.graphs}
 
     def graph_path(self, graph: str) -> Path:
         return self.path / self.manifest.graphs[graph].file

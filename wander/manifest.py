@@ -12,6 +12,13 @@ from wander.signature import Signature
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
+MAIN = "model"
+"""Name of the graph that is the whole model, where it is not made of towers."""
+EXPLAIN = "explain"
+"""Name of the graph that takes what `model` takes, and says beside its answer what brought it about."""
+RESIDUAL, CONTRIBUTIONS = "residual.", "contributions."
+"""Prefixes of what it gives beside its answer, before the name of that, and before the name of each input."""
+
 
 class Graph(BaseModel):
     """One graph of a bundle: a whole model, or one tower of it.
@@ -53,6 +60,17 @@ class Manifest(BaseModel):
     producer: dict[str, str] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def answering(self) -> dict[str, Graph]:
+        """The graphs that every item may ask: all but the one that explains."""
+        return {name: graph for name, graph in self.graphs.items() if name != EXPLAIN}
+
+    @property
+    def main(self) -> str | None:
+        """The graph that is the model; None for one that is made of towers."""
+        answering = list(self.answering)
+        return answering[0] if len(answering) == 1 else None
 
     @property
     def adapter_name(self) -> str:

@@ -58,7 +58,7 @@ def build(model: str, folder: Path) -> Graph:
         if not checkpoint.exists():
             _write_checkpoint(model, checkpoint)
         command = [sys.executable, "-m", "wander", "export", str(checkpoint), str(folder / model)]
-        subprocess.run([*command, "--max-batch-size", "32"], check=True, stdout=sys.stderr)
+        subprocess.run([*command, "--max-batch-size", "32", "--no-explain"], check=True, stdout=sys.stderr)
     return graph(folder, model)
 
 

@@ -38,12 +38,27 @@ Files = Callable[[dict[str, str]], tuple[str, ...]]
 
 
 async def read_body(
-    request: Request, uploads: tuple[str, ...], settings: Settings, files: Files = lambda address: ()
+    request: Request,
+    uploads: tuple[str, ...],
+    settings: Settings,
+    options: tuple[str, ...] = (),
+    files: Files = lambda address: (),
 ) -> Body:
     """The items of a request for a task whose items have these files.
 
+    Args:
+        options: fields of an item that are taken from the query where the item has none.
+
     Raises MalformedBody, UnsupportedMedia, TooLarge, and InputError that names the field.
     """
+    body = await _read(request, uploads, settings, files)
+    if given := {name: request.query_params[name] for name in options if name in request.query_params}:
+        content = body.content
+        return Body([given | item for item in content] if isinstance(content, list) else given | content, body.address)
+    return body
+
+
+async def _read(request: Request, uploads: tuple[str, ...], settings: Settings, files: Files) -> Body:
     address = {name: request.query_params[name] for name in ADDRESS if name in request.query_params}
     media = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media == "application/json":

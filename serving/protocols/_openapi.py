@@ -57,6 +57,34 @@ def request_body(uploads: tuple[str, ...], operation: str, models: list[Model]) 
     }
 
 
+def answer_content(operation: str, models: list[Model]) -> dict[str, Any]:
+    """The answer of one route, as the loaded models give it."""
+    schemas = [_answers(model.task.operation(operation).answer_schema()) for model in models]
+    return {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
+
+
+def parameters(options: tuple[str, ...]) -> dict[str, Any]:
+    """Those of the query of a route whose items have options, for `openapi_extra`; empty if they have none."""
+    about = "for all items that do not say it themselves"
+    found = [{"name": name, "in": "query", "schema": {"type": "string"}, "description": about} for name in options]
+    return {"parameters": found} if found else {}
+
+
+def _answers(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a task says of one item, and how it came about; or that of a list of items."""
+    told = {name: {"type": "string"} for name in ADDRESS}
+    timing = {"type": "object", "description": "milliseconds: queue, preprocess, inference, postprocess"}
+    properties = {**content.get("properties", {}), **told, "timing": timing}
+    single = {**content, "properties": properties, "required": [*content.get("required", ()), *told, "timing"]}
+    error = {"type": "object", "properties": {"error": {"type": "object"}}, "required": ["error"]}
+    bulk = {
+        "type": "object",
+        "properties": {"results": {"type": "array", "items": {"anyOf": [single, error]}}},
+        "required": ["results"],
+    }
+    return {"anyOf": [single, bulk]}
+
+
 def _items(item: Mapping[str, Any]) -> dict[str, Any]:
     """One item, or a list of them, and the model that they are meant for."""
     names = {name: {"type": "string"} for name in ADDRESS}

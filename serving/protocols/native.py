@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from serving.model import Model
 from serving.protocols._bodies import read_body
-from serving.protocols._openapi import PROBLEMS, RESPONSES, request_body
+from serving.protocols._openapi import PROBLEMS, RESPONSES, answer_content, parameters, request_body
 from serving.protocols.base import Protocol, deadline, json_response, problem, server_timing
 from serving.service import Answer, Target
 from wander.errors import ServiceError
@@ -26,12 +26,12 @@ class Native(Protocol):
         for path, name, operation, task in _routes():
             router.add_api_route(
                 self.prefix + path,
-                self._endpoint(name, operation, task.uploads),
+                self._endpoint(name, operation, task),
                 methods=["POST"],
                 tags=["inference"],
                 summary=task.operations[operation],
                 operation_id="_".join(filter(None, (name, operation.replace("-", "_")))),
-                openapi_extra={"requestBody": request_body(task.uploads, operation, [])},
+                openapi_extra={"requestBody": request_body(task.uploads, operation, []), **parameters(task.options)},
                 responses=RESPONSES,
             )
 
@@ -47,20 +47,20 @@ class Native(Protocol):
 
         return router
 
-    def _endpoint(self, task: str, operation: str, uploads: tuple[str, ...]) -> Any:
+    def _endpoint(self, name: str, operation: str, task: type[Task]) -> Any:
         def files(address: dict[str, str]) -> tuple[str, ...]:
             repository = self.service.repository
-            if uploads:
+            if task.uploads:
                 return ()
-            if (name := address.get("model")) is not None:
-                return repository.get(name, address.get("version")).task.files()
-            meant = [model.task for model in repository.defaults if model.bundle.manifest.task == task]
+            if (model := address.get("model")) is not None:
+                return repository.get(model, address.get("version")).task.files()
+            meant = [model.task for model in repository.defaults if model.bundle.manifest.task == name]
             return tuple(sorted({field for one in meant for field in one.files()}))
 
         async def endpoint(request: Request) -> Response:
             until = deadline(request)
-            body = await read_body(request, uploads, self.service.settings, files)
-            target = Target(task, operation, **body.address)
+            body = await read_body(request, task.uploads, self.service.settings, task.options, files)
+            target = Target(name, operation, **body.address)
             if isinstance(body.content, list):
                 return _bulk(await self.service.predict_many(target, body.content, until))
             return _single(await self.service.predict(target, body.content, until))
@@ -80,6 +80,7 @@ class Native(Protocol):
             if models:
                 route = openapi["paths"][self.prefix + path]["post"]
                 route["requestBody"] = request_body(task.uploads, operation, models)
+                route["responses"]["200"]["content"] = answer_content(operation, models)
 
 
 def _routes() -> Iterator[tuple[str, str, str, type[Task]]]:

@@ -31,7 +31,7 @@ def filled(kind: str) -> Host:
 
 def answers(host: Host, rows: int = 3) -> dict[str, np.ndarray]:
     found = {}
-    for name, tower in host.towers("output").items():
+    for name, tower in host.graphs("output").items():
         inputs = host.random_inputs(name, rows, np.random.default_rng(1))
         tower.signature.check(inputs)
         found |= {f"{name}.{key}": value for key, value in run(tower, inputs).items()}
@@ -41,7 +41,7 @@ def answers(host: Host, rows: int = 3) -> dict[str, np.ndarray]:
 @each_host
 def test_the_outputs_are_what_the_signature_says(kind: str) -> None:
     host = filled(kind)
-    for name, tower in host.towers("output").items():
+    for name, tower in host.graphs("output").items():
         for rows in (1, 2, 5):
             inputs = host.random_inputs(name, rows, np.random.default_rng(0))
             assert tower.signature.check(inputs) == rows
@@ -54,7 +54,7 @@ def test_the_outputs_are_what_the_signature_says(kind: str) -> None:
 @each_host
 def test_a_row_does_not_depend_on_its_batch_mates(kind: str) -> None:
     host = filled(kind).double()
-    for name, tower in host.towers("output").items():
+    for name, tower in host.graphs("output").items():
         inputs = host.random_inputs(name, 4, np.random.default_rng(2))
         together = run(tower, inputs)
         alone = run(tower, {key: value[2:3] for key, value in inputs.items()})

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,21 +28,43 @@ from wander.files import sha256
 
 def test_a_bundle_is_complete_and_verified(bundle: Bundle) -> None:
     bundle.verify()
-    assert set(bundle.manifest.files) == {"model.onnx", "parity.json", "example.json", "samples/model.npz"}
+    assert set(bundle.manifest.files) == {
+        *("model.onnx", "explain.onnx", "parity.json", "example.json", "samples/model.npz", "samples/explain.npz")
+    }
     assert bundle.version == "1"
     assert bundle.manifest.labels == ("calm", "glad")
     assert bundle.manifest.folds == ("encoder_scales", "adapter", "repeated_token")
     report = bundle.parity
     assert report["passed"]
-    assert sorted(check["batch"] for check in report["checks"]) == [1, 2, 7, 32]
+    assert sorted(check["batch"] for check in report["checks"]) == sorted([1, 2, 7, 32] * 2)
     assert all(check["max_rel"] <= 1e-5 and check["decisions"] > 0 for check in report["checks"])
     assert report["samples"]["model"]["source"] == "random, seed 0"
 
 
 def test_the_references_are_those_of_the_unfolded_model(bundle: Bundle, checkpoint: Path) -> None:
-    samples = bundle.samples("model")
-    tower = compose(checkpoint).host.towers("logits")["model"]
-    np.testing.assert_array_equal(run(tower, samples.inputs)["logits"], samples.expected["logits"])
+    for name, tower in compose(checkpoint).host.graphs("logits").items():
+        samples = bundle.samples(name)
+        for output, value in run(tower, samples.inputs).items():
+            np.testing.assert_array_equal(value, samples.expected[output])
+
+
+def test_the_graph_that_explains_is_made_of_the_same_rows_and_only_where_it_is_wanted(
+    checkpoint: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    explain, model = bundle.samples("explain"), bundle.samples("model")
+    for name, value in model.inputs.items():
+        np.testing.assert_array_equal(explain.inputs[name], value)
+    np.testing.assert_array_equal(explain.expected["logits"], model.expected["logits"])
+    difference = explain.expected["logits"] - explain.expected["residual.logits"]
+    assert np.abs(difference).max() > 0.01
+    for name in model.inputs:
+        np.testing.assert_allclose(explain.expected[f"contributions.{name}"].sum(1), difference, atol=1e-5)
+    plain = export(compose(checkpoint), tmp_path / "plain", Options(max_batch_size=1, explain=False))
+    assert set(plain.manifest.graphs) == {"model"}
+    loaded = compose(checkpoint)
+    without_a_use = replace(loaded, about=loaded.about.model_copy(update={"task": "tensors"}))
+    made = export(without_a_use, tmp_path / "tensors", Options(max_batch_size=1))
+    assert set(made.manifest.graphs) == {"model"}
 
 
 def test_the_graph_holds_nothing_of_this_machine(bundle: Bundle) -> None:
@@ -135,7 +158,9 @@ def test_samples_that_do_not_fit_are_refused(spoil: str, checkpoint: Path, tmp_p
 
 def test_verify_repeats_the_gate_and_sees_an_altered_file(bundle: Bundle, checkpoint: Path, tmp_path: Path) -> None:
     checks = verify(bundle, "ort")
-    assert [check.batch for check in checks] == [1, 2, 7, 32]
+    assert [(check.graph, check.batch) for check in checks] == [
+        (graph, batch) for graph in ("model", "explain") for batch in (1, 2, 7, 32)
+    ]
     assert all(check.passed for check in checks)
     own = export(compose(checkpoint), tmp_path / "model", Options(max_batch_size=1))
     with (own.path / "model.onnx").open("r+b") as file:

@@ -118,19 +118,18 @@ def test_every_dtype_of_a_signature_has_its_type() -> None:
 
 @pytest.mark.parametrize("kind", hosts.names())
 def test_every_host_is_described_as_its_manifest_says(kind: str, tmp_path: Path) -> None:
-    signatures = {name: tower.signature for name, tower in filled(kind).towers("output").items()}
+    signatures = {name: tower.signature for name, tower in filled(kind).graphs("output").items()}
     bundle = publish(tmp_path / kind, signatures, suffix=DATA_SUFFIX)
     configure(tmp_path / kind)
     entries = lay_out(bundle, tmp_path / "triton")
-    names = [kind] if len(signatures) == 1 else [f"{kind}-{name}" for name in signatures]
+    names = [kind if name == "model" else f"{kind}-{name}" for name in signatures]
     assert [entry.name for entry in entries] == names
     for entry, graph in zip(entries, signatures, strict=True):
         assert_describes(written(entry), bundle, graph, entry.name, "model.onnx")
         assert relative_files(entry) == sorted([f"1/{graph}.onnx.data", "1/model.onnx", CONFIG])
         assert (entry / "1" / "model.onnx").samefile(bundle.graph_path(graph))
-    if len(signatures) == 1:
-        (graph,) = signatures
-        assert_describes(written(tmp_path / kind), bundle, graph, kind, f"{graph}.onnx")
+    if "model" in signatures:
+        assert_describes(written(tmp_path / kind), bundle, "model", kind, "model.onnx")
     else:
         assert not (tmp_path / kind / CONFIG).exists()
     bundle.verify()
@@ -141,7 +140,7 @@ def test_the_graphs_take_what_the_configuration_says(kind: str, tmp_path: Path) 
     """As Triton compares them when it loads a model: a free batch, then sizes that are equal or free in the graph."""
     torch.manual_seed(0)
     host = filled(kind)
-    for name, tower in host.towers("output").items():
+    for name, tower in host.graphs("output").items():
         trace(host, name, "output", tmp_path / f"{name}.onnx")
         graph = onnx.load(tmp_path / f"{name}.onnx").graph
         bundle = publish(tmp_path / name, {name: tower.signature})
@@ -335,10 +334,14 @@ def test_the_commands_lay_out_a_new_bundle_and_one_that_exists(
 
     repository = tmp_path / "triton"
     said = wander("export", checkpoint, tmp_path / "m", "--max-batch-size", 1, "--triton", repository)
-    assert said["triton"] == [str(repository / "m")]
+    assert said["triton"] == [str(repository / "m"), str(repository / "m-explain")]
     assert_describes(written(repository / "m"), Bundle.open(tmp_path / "m"), "model", "m", "model.onnx")
-    assert wander("triton", tmp_path / "m", tmp_path / "again")["triton"] == [str(tmp_path / "again" / "m")]
-    assert relative_files(tmp_path / "again") == relative_files(repository) == ["m/1/model.onnx", "m/config.pbtxt"]
+    assert_describes(
+        written(repository / "m-explain"), Bundle.open(tmp_path / "m"), "explain", "m-explain", "model.onnx"
+    )
+    wander("triton", tmp_path / "m", tmp_path / "again")
+    files = [f"{entry}/{file}" for entry in ("m", "m-explain") for file in ("1/model.onnx", "config.pbtxt")]
+    assert sorted(relative_files(tmp_path / "again")) == sorted(relative_files(repository)) == sorted(files)
 
 
 def test_laying_out_needs_no_torch(bundle: Bundle, tmp_path: Path) -> None:

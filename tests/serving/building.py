@@ -29,7 +29,7 @@ from serving.service import Service
 from serving.settings import Settings
 from wander.bundle import EXAMPLE, PARITY, Bundle, Samples, drafting, write_samples
 from wander.engines.fake import FakeSession
-from wander.manifest import BackboneRef, Graph, Manifest
+from wander.manifest import CONTRIBUTIONS, EXPLAIN, MAIN, RESIDUAL, BackboneRef, Graph, Manifest
 from wander.signature import Signature, TensorSpec
 from wander.tasks import tasks
 
@@ -72,6 +72,47 @@ class Linear:
             outputs=(TensorSpec(name=self.output, dtype="float32", dims=("batch", self.weights.shape[1])),),
         )
 
+    def explain(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """What every token adds to the bias, which stands for the residual here. Unlike those of an adapter, these
+        contributions add up over the modalities."""
+        found = {**self(inputs), f"{RESIDUAL}{self.output}": np.tile(self.bias, (len(inputs["text"]), 1))}
+        for name, weights in self._weights_of_tokens().items():
+            told = np.einsum("blf,lfc->blc", inputs[name].astype(np.float64), weights)
+            found[f"{CONTRIBUTIONS}{name}"] = told.astype(np.float32)
+        return found
+
+    def _weights_of_tokens(self) -> dict[str, NDArray[Any]]:
+        """Modality -> (length, width, outputs)."""
+        ends = np.cumsum([length * width for length, width in SIZES.values()])[:-1]
+        parts = zip(SIZES.items(), np.split(self.weights, ends), strict=True)
+        return {name: part.reshape(*size, -1) for (name, size), part in parts}
+
+    @property
+    def explanation(self) -> Signature:
+        """Of the graph that explains."""
+        score = self.signature.outputs[0]
+        residual = score.model_copy(update={"name": f"{RESIDUAL}{score.name}"})
+        told = [
+            TensorSpec(name=f"{CONTRIBUTIONS}{n}", dtype="float32", dims=("batch", length, *score.item_dims))
+            for n, (length, _) in SIZES.items()
+        ]
+        return Signature(inputs=self.signature.inputs, outputs=(score, residual, *told))
+
+    def save_explanation(self, path: Path) -> None:
+        self.save(path)
+        model = onnx.load(path)
+        weights = self._weights_of_tokens()
+        for name, value in {**{f"weights.{n}": w for n, w in weights.items()}, "none": 0 * self.weights}.items():
+            model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+        model.graph.node.append(helper.make_node("MatMul", ["flat", "none"], ["nothing"]))
+        model.graph.node.append(helper.make_node("Add", ["nothing", "bias"], [f"{RESIDUAL}{self.output}"]))
+        for name in weights:
+            inputs, equation = [name, f"weights.{name}"], "blf,lfc->blc"
+            model.graph.node.append(helper.make_node("Einsum", inputs, [f"{CONTRIBUTIONS}{name}"], equation=equation))
+        for spec in self.explanation.outputs[1:]:
+            model.graph.output.append(helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, spec.dims))
+        onnx.save(model, path)
+
     def save(self, path: Path) -> None:
         flatten = [helper.make_node("Flatten", [name], [f"flat.{name}"]) for name in SIZES]
         rest = [
@@ -108,7 +149,9 @@ def publish(
     folder: Path,
     model: Linear | None = None,
     answers: Linear | None = None,
+    *,
     assets: Mapping[str, bytes] | None = None,
+    explained: bool = False,
     **manifest: Any,
 ) -> tuple[Bundle, Linear]:
     """Writes the next version of a bundle for a model, as `wander export` would.
@@ -116,16 +159,21 @@ def publish(
     Args:
         answers: gives the stored reference outputs, if they are not to be those of the model itself.
         assets: files that the preprocessing names.
+        explained: whether it has the graph that explains.
         manifest: fields of the manifest in place of the usual ones.
     """
     model = model or Linear()
     inputs = random_rows(SAMPLE_ROWS, seed=99)
-    samples = Samples(inputs, (answers or model)(inputs))
-    graph = Graph(file="model.onnx", signature=model.signature, max_batch_size=MAX_BATCH)
+    answers = answers or model
+    samples = {MAIN: Samples(inputs, answers(inputs))}
+    graphs = {MAIN: Graph(file="model.onnx", signature=model.signature, max_batch_size=MAX_BATCH)}
+    if explained:
+        samples[EXPLAIN] = Samples(inputs, answers.explain(inputs))
+        graphs[EXPLAIN] = Graph(file="explain.onnx", signature=model.explanation, max_batch_size=MAX_BATCH)
     task = tasks.get(model.task)
     fields: dict[str, Any] = {
         "task": model.task,
-        "graphs": {"model": graph},
+        "graphs": graphs,
         "labels": LABELS[model.task],
         "adapter": {"kind": "linear"},
         "backbone": BackboneRef(kind="none", id="tests", sha256="0" * 64),
@@ -134,18 +182,21 @@ def publish(
     with drafting(folder) as draft:
         for name, content in (assets or {}).items():
             (draft.path / name).write_bytes(content)
-        path = draft.path / graph.file
-        model.save(path)
-        write_samples(draft.path / "samples" / "model.npz", samples)
-        checks = parity.check_graph("model", graph, path, samples, task, "fp32", "ort")
+        model.save(draft.path / "model.onnx")
+        if explained:
+            model.save_explanation(draft.path / "explain.onnx")
+        checks = []
+        for name, graph in graphs.items():
+            write_samples(draft.path / "samples" / f"{name}.npz", samples[name])
+            checks += parity.check_graph(name, graph, draft.path / graph.file, samples[name], task, "fp32", "ort")
         report = {
             "schema_version": 1,
             "reference": "numpy",
-            "samples": {"model": {"source": "random", "rows": samples.rows}},
+            "samples": {name: {"source": "random", "rows": SAMPLE_ROWS} for name in graphs},
             "checks": [check.model_dump() for check in checks],
         }
         (draft.path / PARITY).write_text(json.dumps(report))
-        (draft.path / EXAMPLE).write_text(json.dumps(task(described, draft.path).example({"model": samples.row(0)})))
+        (draft.path / EXAMPLE).write_text(json.dumps(task(described, draft.path).example({MAIN: samples[MAIN].row(0)})))
         return draft.publish(described), model
 
 

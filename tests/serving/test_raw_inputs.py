@@ -45,7 +45,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "SIZES", SIZES)
         assets = {"words.txt": b"good\nbad\n", "vectors.npy": vectors()}
-        publish(folder / "spoken", Linear(), assets=assets, preprocessing=PREPROCESSING)
+        publish(folder / "spoken", Linear(), assets=assets, preprocessing=PREPROCESSING, explained=True)
         publish(folder / "features", Linear())
         yield folder
 
@@ -96,6 +96,22 @@ def test_a_request_that_names_no_model_goes_to_the_one_whose_form_it_has(server:
     assert "features, spoken" in both.json()["detail"]
     other = server.post("/v1/sentiment", json={"text": 5})
     assert other.status_code == 404
+
+
+def test_explanations_name_the_words_and_the_times(server: Running) -> None:
+    asked = {"text": "Good movie, bad", "audio": ENCODED, "model": "spoken"}
+    answer = server.post("/v1/sentiment", json={**asked, "explain": True}).json()
+    assert answer["tokens"]["text"] == ["good", "movie", "bad"]
+    modalities = answer["explanation"]["modalities"]
+    assert len(modalities["text"]["contributions"]) == 3
+    times = answer["tokens"]["audio"]
+    assert len(times) == len(modalities["audio"]["contributions"]) > 5
+    assert all(start < end for start, end in times)
+    assert server.post("/v1/sentiment", json=asked).json().keys() == answer.keys() - {"tokens", "explanation"}
+    features = server.post("/v1/sentiment", json={"text": [[1, 2]], "model": "spoken", "explain": True}).json()
+    assert "tokens" not in features
+    assert len(features["explanation"]["modalities"]["text"]["contributions"]) == 1
+    assert features["explanation"]["modalities"]["audio"]["contributions"] == []
 
 
 def test_bulk_keeps_items_apart(server: Running) -> None:

@@ -39,6 +39,25 @@ def sum_of_products(features: Sequence[Tensor], factors_h: Sequence[Tensor], fac
     return reduce(mul, terms).sum((1, 3))
 
 
+def token_shares(features: Sequence[Tensor], factors_h: Sequence[Tensor], factors_t: Sequence[Tensor]) -> list[Tensor]:
+    """What each token of each modality adds to the one token that `sum_of_products` gives: a list of (B, ℓ_m, d_h).
+
+    With the other modalities held, the product is linear in the tokens of one, so that the shares of every modality
+    by itself sum to the whole. No factor has a constant, and so none is left over.
+
+    Args:
+        factors_t: (R_t, ℓ_m, 1).
+    """
+    mixed = [torch.einsum("bij,rjk->birk", g, a) for g, a in zip(features, factors_h, strict=True)]  # (B, ℓ, R_h, d_h)
+    pooled = [torch.einsum("ti,birk->btrk", t[:, :, 0], x) for t, x in zip(factors_t, mixed, strict=True)]
+    shares = []
+    for m, (t, x) in enumerate(zip(factors_t, mixed, strict=True)):
+        others = [other for n, other in enumerate(pooled) if n != m]
+        held = reduce(mul, others) if others else torch.ones_like(pooled[m])
+        shares.append((x * torch.einsum("ti,btrk->birk", t[:, :, 0], held)).sum(2))
+    return shares
+
+
 def vector_fusion(features: Sequence[Tensor], factors_h: Sequence[Tensor], dense_t: Tensor) -> Tensor:
     """SF-VF: H[i_1..i_M] = Σ_rh ⊙_m g_m[i_m] A_m[rh] for every tuple of tokens (Eq. 8), then Y = W_tᵀ H."""
     joint: Tensor | None = None  # (B, R_h, Π ℓ, d_h)

@@ -14,6 +14,7 @@ from typing import Literal, Self, cast
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from wander.adapters._fusion import (
     FusionAdapter,
@@ -22,6 +23,7 @@ from wander.adapters._fusion import (
     first_tokens,
     product_of_sums,
     sum_of_products,
+    token_shares,
 )
 from wander.adapters.base import AdapterConfig
 
@@ -118,6 +120,17 @@ class Wander(FusionAdapter):
         form = product_of_sums if self.config.form == "product_of_sums" else sum_of_products
         return form(features, list(self.factor_dim_list), self._token_factors())
 
+    def shares(self, hidden: Sequence[Tensor]) -> list[Tensor]:
+        """What each token adds to the fused token 0, beside the residual: (B, ℓ_m, d_h), one a modality.
+
+        Those of every modality by itself sum to the whole.
+        """
+        factors_t = [factor[:, :, :1] for factor in self._token_factors()]
+        factors_h = list(self.factor_dim_list)
+        if self.config.form == "product_of_sums":
+            factors_t, factors_h = ([factor.sum(0, keepdim=True) for factor in f] for f in (factors_t, factors_h))
+        return _shares(self.config, self.down, hidden, factors_h, factors_t)
+
     def _token_factors(self) -> list[Tensor]:
         if self.config.first_token_only:
             return [factor.new_ones(1, 1, 1) for factor in self.factor_dim_list]
@@ -213,6 +226,25 @@ class FoldedWander(nn.Module):
         features = [activate(self.config.activation, down(h)) for down, h in zip(self.down, hidden, strict=True)]
         fused = reduce(mul, (u @ g @ v for u, g, v in zip(self.pooling, features, self.mixing, strict=True)))
         return fused + first_tokens(hidden, self.tokens) if self.config.residual else fused
+
+    def shares(self, hidden: Sequence[Tensor]) -> list[Tensor]:
+        """As `Wander.shares`."""
+        factors_t = [u[:1].mT.unsqueeze(0) for u in self.pooling]
+        return _shares(self.config, self.down, hidden, [v.unsqueeze(0) for v in self.mixing], factors_t)
+
+
+def _shares(
+    config: WanderConfig,
+    downs: nn.ModuleList,
+    hidden: Sequence[Tensor],
+    factors_h: Sequence[Tensor],
+    factors_t: Sequence[Tensor],
+) -> list[Tensor]:
+    """Shares of all tokens, of which `first_token_only` fuses the first alone."""
+    read = [h[:, :1] for h in hidden] if config.first_token_only else hidden
+    features = [activate(config.activation, down(h)) for down, h in zip(downs, read, strict=True)]
+    shares = token_shares(features, factors_h, factors_t)
+    return [F.pad(share, (0, 0, 0, h.shape[1] - share.shape[1])) for share, h in zip(shares, hidden, strict=True)]
 
 
 plugin = Wander

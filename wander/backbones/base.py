@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from wander.adapters import Adapter, AdapterConfig
+from wander.manifest import EXPLAIN
 from wander.signature import Signature
 
 
@@ -80,6 +81,20 @@ class Host(nn.Module, ABC):
     @abstractmethod
     def towers(self, output: str) -> Mapping[str, Tower]:
         """The graphs by name. A host with a single graph calls it `model` and its result `output`."""
+
+    def explanation(self, output: str) -> Tower | None:
+        """The graph that explains what `model` answers, if this host can make one with its adapter and head.
+
+        It takes what `model` takes. Beside `output` (B, C) it gives `residual.<output>` (B, C), the same of the
+        adapter's residual alone; and for every input `contributions.<input>` (B, ℓ, C), which sum over its ℓ tokens,
+        for each input by itself, to the difference of the two.
+        """
+        return None
+
+    def graphs(self, output: str) -> dict[str, Tower]:
+        """The towers, and `explain` where there is an explanation."""
+        explanation = self.explanation(output)
+        return {**self.towers(output), **({EXPLAIN: explanation} if explanation else {})}
 
     @abstractmethod
     def folds(self) -> list[Fold]:

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wander.adapters import Adapter, AdapterConfig
-from wander.adapters.wander import Wander
+from wander.adapters.wander import FoldedWander, Wander
+from wander.backbones._attribution import mean_gradient
 from wander.backbones._encoder import Encoder
 from wander.backbones._fitting import fitting
 from wander.backbones.base import BackboneConfig, Fold, HeadConfig, Host, Tower, TowerModule
+from wander.manifest import CONTRIBUTIONS, EXPLAIN, MAIN, RESIDUAL
 from wander.signature import BATCH, Signature, TensorSpec
 
 
@@ -148,11 +150,47 @@ class LateFusion(Host):
         if self.adapter is None:
             read = torch.cat([h[:, 0] for h in hidden], 1)
         else:
-            token = self.adapter(hidden)[:, 0]
-            read = torch.cat([token] * self.repeats, 1) if self.repeats > 1 else token
+            read = self._repeated(self.adapter(hidden)[:, 0])
+        return self.head(read)
+
+    def _repeated(self, token: Tensor) -> Tensor:
+        """One token (B, E) as the head reads it."""
+        return torch.cat([token] * self.repeats, 1) if self.repeats > 1 else token
+
+    def head(self, read: Tensor) -> Tensor:
+        """What is read of the tokens (B, E · repeats) to (B, out_dim)."""
         a = F.relu(self.out_layer_proj0(read))
         wide = F.dropout(F.relu(self.out_layer_proj1(a)), self.config.dropout.get("out", 0.0), self.training)
         return self.out_layer(self.out_layer_proj2(wide) + a)
+
+    def explain(self, *features: Tensor) -> tuple[Tensor, ...]:
+        """Raw features (B, ℓ_m, D_m) to the scores, those of the residual alone, and what each token contributed.
+
+        Every token has an exact share of the adapter's output at the token that the head reads, and the head's mean
+        gradient on the way from the residual to the adapted token makes shares contributions (B, ℓ_m, out_dim).
+        """
+        assert isinstance(self.adapter, Wander | FoldedWander)
+        hidden = self.hidden(*features)
+        residual = hidden[0][:, 0] if self.adapter.config.residual else torch.zeros_like(hidden[0][:, 0])
+        shares = self.adapter.shares(hidden)
+        first = self.out_layer_proj0.weight.unflatten(1, (self.repeats, -1)).sum(1)
+        head = self.out_layer_proj0, self.out_layer_proj1, self.out_layer_proj2, self.out_layer
+        gradient = mean_gradient(residual, shares[0].sum(1), first, *head)
+        scores = [self.head(self._repeated(token)) for token in (self.adapter(hidden)[:, 0], residual)]
+        return *scores, *(share @ gradient.mT for share in shares)
+
+    def explanation(self, output: str) -> Tower | None:
+        if not isinstance(self.adapter, Wander | FoldedWander):
+            return None
+        model = self.towers(output)[MAIN].signature
+        (score,) = model.outputs
+        residual = score.model_copy(update={"name": f"{RESIDUAL}{output}"})
+        contributions = [
+            TensorSpec(name=f"{CONTRIBUTIONS}{spec.name}", dtype=score.dtype, dims=(*spec.dims[:2], *score.item_dims))
+            for spec in model.inputs
+        ]
+        signature = Signature(inputs=model.inputs, outputs=(score, residual, *contributions))
+        return Tower(TowerModule(self, self.explain), signature)
 
     def towers(self, output: str) -> Mapping[str, Tower]:
         inputs = tuple(
@@ -162,7 +200,7 @@ class LateFusion(Host):
             )
         )
         outputs = (TensorSpec(name=output, dtype="float32", dims=(BATCH, self.out_layer.out_features)),)
-        return {"model": Tower(TowerModule(self, self.forward), Signature(inputs=inputs, outputs=outputs))}
+        return {MAIN: Tower(TowerModule(self, self.forward), Signature(inputs=inputs, outputs=outputs))}
 
     def folds(self) -> list[Fold]:
         found = [
@@ -193,7 +231,7 @@ class LateFusion(Host):
 
     def random_inputs(self, tower: str, rows: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         """Normal features, of the training mean and deviation if the host knows them."""
-        assert tower == "model"
+        assert tower in (MAIN, EXPLAIN)
         config = self.config
         arrays = {
             name: rng.standard_normal((rows, length, features)).astype(np.float32)

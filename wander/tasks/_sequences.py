@@ -7,22 +7,27 @@ features are made of in their place: a sentence, a recording.
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wander.errors import BundleError, ConfigError, InputError
-from wander.manifest import Manifest, first_problem
+from wander.manifest import EXPLAIN, MAIN, Manifest, first_problem
 from wander.signature import Arrays, TensorSpec
+from wander.tasks import _explanations as explanations
 from wander.tasks.base import Calls, Item, Operation, Task, array_schema
 from wander.tasks.front_ends import FrontEnd, Rows, front_ends
 from wander.tasks.front_ends.base import Label
 
 EXAMPLE_ROWS = 2
+MOST_REMEMBERED = 8
+"""Items that wait for the answer which explains them, of which is kept what their rows are. Others are read again."""
 
 
 class SequencePreprocessing(BaseModel):
@@ -44,7 +49,13 @@ class SequencePreprocessing(BaseModel):
 
 
 class SequenceTask(Task, Operation):
-    """A task with a single graph, `model`, whose inputs are float32 sequences (batch, ℓ_m, D_m)."""
+    """A task whose graph `model` takes float32 sequences (batch, ℓ_m, D_m).
+
+    An item that asks for an explanation goes to the graph `explain` instead, which answers the same and says why.
+    """
+
+    options: ClassVar[tuple[str, ...]] = (explanations.FIELD,)
+    explains: ClassVar[bool] = True
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
         super().__init__(manifest, folder)
@@ -52,10 +63,13 @@ class SequenceTask(Task, Operation):
             declared = SequencePreprocessing.model_validate(manifest.preprocessing)
         except ValidationError as error:
             raise BundleError(f"preprocessing.{first_problem(error)}") from error
-        graph = manifest.graphs.get("model")
+        graph = manifest.graphs.get(MAIN)
         if graph is None:
             raise BundleError(f"a bundle for {manifest.task} needs a graph called model")
         self.inputs = graph.signature.inputs
+        self.can_explain = explanations.check_graph(manifest)
+        self.targets: tuple[str, ...] = ()
+        """Labels that a request may name to have their scores explained."""
         self.missing = declared.missing
         self.rows: dict[str, NDArray[np.float32]] = {}
         for spec in self.inputs:
@@ -66,12 +80,15 @@ class SequenceTask(Task, Operation):
                 row = np.asarray(declared.padding[spec.name], np.float32)
             self.rows[spec.name] = row
         names = set(self.rows)
+        if explanations.FIELD in names:
+            raise BundleError(f"no input can be called {explanations.FIELD}: it is a field of the request")
         for field in ("missing", "padding"):
             if unknown := sorted(set(getattr(declared, field)) - names):
                 raise BundleError(f"preprocessing.{field} names {unknown[0]}, which is no input of the graph")
         self.front_ends: dict[str, FrontEnd] = {}
         self.made: dict[str, str] = {}
         """Input -> the field that a front end fills it from."""
+        self._read: OrderedDict[int, tuple[Item, dict[str, list[Label]]]] = OrderedDict()
         for field, options in declared.front_ends.items():
             self._bind(field, options, folder)
 
@@ -112,26 +129,33 @@ class SequenceTask(Task, Operation):
         return self
 
     def preprocess(self, item: Item) -> Calls:
-        if unknown := sorted(set(item) - set(self.rows)):
+        if unknown := sorted(set(item) - set(self.rows) - {explanations.FIELD}):
             known = ", ".join(self.rows)
             raise InputError(f"{unknown[0]} is not a field of this model; it takes {known}", unknown[0])
-        features = {**item, **{name: rows.features for name, rows in self._made(item).items()}}
-        return {"model": {spec.name: self._sequence(spec, features.get(spec.name)) for spec in self.inputs}}
-
-    def tokens(self, item: Item) -> dict[str, list[Label | int]]:
-        """What the rows of every input of an item are, without padding: words; seconds (from, to) of a recording; or
-        for features their numbers, from 0. Raises as `preprocess` does.
-
-        Inputs that the item lacks have none. This reads raw input anew, and is meant for answers that explain.
-        """
-        found: dict[str, list[Label | int]] = {}
         made = self._made(item)
-        for name in self.rows:
-            if name in made:
-                found[name] = list(made[name].labels)
-            else:
-                found[name] = [] if item.get(name) is None else list(range(len(item[name])))
-        return found
+        features = {**item, **{name: rows.features for name, rows in made.items()}}
+        tensors = {spec.name: self._sequence(spec, features.get(spec.name)) for spec in self.inputs}
+        if not explanations.asked(item, self.targets, possible=self.can_explain):
+            return {MAIN: tensors}
+        self._remember(item, made)
+        return {EXPLAIN: tensors}
+
+    def postprocess(self, item: Item, outputs: Mapping[str, Arrays]) -> dict[str, Any]:
+        if EXPLAIN not in outputs:
+            return self.answer(outputs[MAIN])
+        labels = self._recalled(item)
+        given = {name: labels.get(name, item.get(name)) for name in self.rows}
+        rows = {name: 0 if value is None else len(value) for name, value in given.items()}
+        answer = self.answer(outputs[EXPLAIN]) | {"explanation": self.explanation(item, rows, outputs[EXPLAIN])}
+        return answer | ({"tokens": labels} if labels else {})
+
+    @abstractmethod
+    def answer(self, outputs: Arrays) -> dict[str, Any]:
+        """What the outputs of a graph say of one item, of plain JSON values."""
+
+    @abstractmethod
+    def explanation(self, item: Item, rows: Mapping[str, int], outputs: Arrays) -> dict[str, Any]:
+        """What the outputs of the graph `explain` say beside that. `rows` says how many each input was given."""
 
     def _made(self, item: Item) -> dict[str, Rows]:
         """Input -> its rows, of the raw fields of an item."""
@@ -144,6 +168,17 @@ class SequenceTask(Task, Operation):
                 raise InputError(f"{beside[0]} is made of {field} and cannot stand beside it; leave one out", beside[0])
             found |= front_end(value)
         return found
+
+    def _remember(self, item: Item, made: Mapping[str, Rows]) -> None:
+        """Keeps what the rows of an item are for its answer, which otherwise would have to read a recording again."""
+        self._read[id(item)] = item, {name: rows.labels for name, rows in made.items()}
+        while len(self._read) > MOST_REMEMBERED:
+            self._read.popitem(last=False)
+
+    def _recalled(self, item: Item) -> dict[str, list[Label]]:
+        """Of every input that was made of raw input what its rows are: words, or seconds from and to."""
+        of, labels = self._read.pop(id(item), (None, {}))
+        return labels if of is item else {name: rows.labels for name, rows in self._made(item).items()}
 
     def _sequence(self, spec: TensorSpec, value: object) -> NDArray[np.float32]:
         """One sequence (up to ℓ, D) as nested lists or array, padded to (ℓ, D) float32."""
@@ -173,6 +208,8 @@ class SequenceTask(Task, Operation):
             features = array_schema(spec) | {"minItems": 1}
             front_end = self.front_ends.get(spec.name)
             properties[spec.name] = features if front_end is None else {"anyOf": [front_end.schema(), features]}
+        if self.can_explain:
+            properties[explanations.FIELD] = explanations.request_schema(self.targets)
         required = [
             name
             for name in self.rows
@@ -180,12 +217,24 @@ class SequenceTask(Task, Operation):
         ]
         return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
+    def answer_schema(self) -> dict[str, Any]:
+        if not self.can_explain:
+            return super().answer_schema()
+        lengths = {spec.name: self.length(spec) for spec in self.inputs}
+        return {
+            "type": "object",
+            "properties": {
+                "explanation": explanations.answer_schema(lengths, self.targets),
+                **({"tokens": explanations.tokens_schema(self.made)} if self.made else {}),
+            },
+        }
+
     def example(self, calls: Mapping[str, Arrays]) -> dict[str, Any]:
         """The first rows of every sequence, rounded; or raw input alone, where a front end takes some."""
         found: dict[str, Any] = {}
-        for name, value in calls["model"].items():
+        for name, value in calls[MAIN].items():
             if name in self.front_ends:
-                found[name] = self.front_ends[name].example(calls["model"])
+                found[name] = self.front_ends[name].example(calls[MAIN])
             elif name not in self.made and not (self.front_ends and self.missing.get(name) == "padding"):
                 found[name] = np.round(value[:EXAMPLE_ROWS].astype(np.float64), 3).tolist()
         return found

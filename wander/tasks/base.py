@@ -36,6 +36,10 @@ class Operation(ABC):
     def schema(self) -> dict[str, Any]:
         """JSON schema of one item, an object."""
 
+    def answer_schema(self) -> dict[str, Any]:
+        """JSON schema of the answer to one item, an object, as far as it is told."""
+        return {"type": "object"}
+
 
 class Task(ABC):
     """A task bound to one bundle.
@@ -47,6 +51,8 @@ class Task(ABC):
             `POST /v1/<task>`; others are `POST /v1/<task>/<operation>`.
         measured: the operation that takes the items of data sets, if that is not the first.
         uploads: fields of an item that are files; in JSON they are base64.
+        options: fields of an item that may stand in the query of a request instead, for all its items.
+        explains: whether it has a use for the graph that explains the answers of another.
     """
 
     summary: ClassVar[str]
@@ -54,6 +60,8 @@ class Task(ABC):
     operations: ClassVar[Mapping[str, str]]
     measured: ClassVar[str | None] = None
     uploads: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[tuple[str, ...]] = ()
+    explains: ClassVar[bool] = False
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
         """Binds to a manifest and the folder in which the files are that its preprocessing names.

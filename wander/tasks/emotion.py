@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from wander.errors import BundleError
 from wander.manifest import Manifest
 from wander.signature import Arrays
+from wander.tasks._explanations import explanation
 from wander.tasks._sequences import SequenceTask
 from wander.tasks.base import Item
 from wander.tasks.sentiment import weighted_f1
@@ -29,16 +30,23 @@ class Emotion(SequenceTask):
         dims = manifest.graphs["model"].signature.outputs[0].item_dims
         if dims != (len(manifest.labels),):
             raise BundleError(f"labels: {len(manifest.labels)} names do not fit logits of size {dims}")
-        self.labels = manifest.labels
+        self.labels = self.targets = manifest.labels
 
-    def postprocess(self, item: Item, outputs: Mapping[str, Arrays]) -> dict[str, Any]:
-        probabilities = softmax(outputs["model"]["logits"].astype(np.float64))
+    def answer(self, outputs: Arrays) -> dict[str, Any]:
+        probabilities = softmax(outputs["logits"].astype(np.float64))
         best = int(probabilities.argmax())
         return {
             "label": self.labels[best],
             "score": float(probabilities[best]),
             "probabilities": dict(zip(self.labels, probabilities.tolist(), strict=True)),
         }
+
+    def explanation(self, item: Item, rows: Mapping[str, int], outputs: Arrays) -> dict[str, Any]:
+        """Of the logit of the class that the item names, else of the predicted one."""
+        named = item["explain"]
+        which = self.labels.index(named) if named in self.labels else int(outputs["logits"].argmax())
+        label = self.labels[which]
+        return {"target": "logit", "label": label, **explanation(rows, outputs, "logits", which)}
 
     @classmethod
     def decisions(cls, outputs: Arrays) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from wander.errors import BundleError
 from wander.manifest import Manifest
 from wander.signature import Arrays
+from wander.tasks._explanations import explanation
 from wander.tasks._sequences import SequenceTask
 from wander.tasks.base import Item
 
@@ -34,9 +35,12 @@ class Sentiment(SequenceTask):
             raise BundleError(f"sentiment has two labels, negative and positive, not {len(manifest.labels)}")
         self.labels = manifest.labels or ("negative", "positive")
 
-    def postprocess(self, item: Item, outputs: Mapping[str, Arrays]) -> dict[str, Any]:
-        score = float(outputs["model"]["score"][0])
+    def answer(self, outputs: Arrays) -> dict[str, Any]:
+        score = float(outputs["score"][0])
         return {"score": score, "label": self.labels[score >= 0], "class7": int(seven(np.float32(score)))}
+
+    def explanation(self, item: Item, rows: Mapping[str, int], outputs: Arrays) -> dict[str, Any]:
+        return {"target": "score", **explanation(rows, outputs, "score", 0)}
 
     @classmethod
     def decisions(cls, outputs: Arrays) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

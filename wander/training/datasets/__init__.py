@@ -60,11 +60,12 @@ def load_rows(folder: Path, split: str, task: Task) -> dict[str, Rows]:
 
     Raises UsageError if the folder or the split does not fit the model.
     """
-    inputs = tuple(spec for graph in task.manifest.graphs.values() for spec in graph.signature.inputs)
+    graphs = task.manifest.answering
+    inputs = tuple(spec for graph in graphs.values() for spec in graph.signature.inputs)
     dataset, raw = open_dataset(folder), task.raw()
     part = dataset.load_raw(folder, split, raw) if raw else dataset.load(folder, split, inputs)
     found = rows(part, task)
-    if idle := [name for name in task.manifest.graphs if name not in found]:
+    if idle := [name for name in graphs if name not in found]:
         raise UsageError(f"{folder} holds nothing for the graph {idle[0]} of a {task.manifest.task} model")
     return found
 
