@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from wander.errors import InputError, TooLarge
+from wander.errors import BundleError, InputError, TooLarge
 from wander.signature import TensorSpec
 from wander.tasks.front_ends._sound import SoundLimits, load_sound
+from wander.tasks.front_ends._summary import summary, summary_width
 from wander.tasks.front_ends.base import FrontEnd, FrontEndOptions, Label, Rows, fitted
 
 Frames = NDArray[np.float32]
-View = Literal["bands", "changes", "contour"]
+View = Literal["bands", "changes", "contour", "summary"]
 
 QUIETEST = 1e-10
 """Power below which there is nothing: -100 dB."""
@@ -49,7 +50,8 @@ class LogmelOptions(FrontEndOptions):
         is loudest.
     views: input -> what its rows hold. `bands`: the levelled frames. `changes`: their slopes over five frames.
         `contour`: of every frame its mean level, its centre among the bands, the levels of low and high bands, the
-        strongest low band and the level of the strongest band. The field itself is one of the inputs.
+        strongest low band and the level of the strongest band. `summary`: one row, statistics of all sounding frames.
+        The field itself is one of the inputs, and no summary.
     limits: on the file.
     """
 
@@ -78,7 +80,14 @@ class LogmelOptions(FrontEndOptions):
 
     def width(self, view: View) -> int:
         """D of an input that shows this view."""
+        if view == "summary":
+            return summary_width(self.bands, CONTOUR)
         return self.frames * (CONTOUR if view == "contour" else self.bands)
+
+    @property
+    def sequences(self) -> dict[str, View]:
+        """The inputs whose rows follow each other."""
+        return {name: view for name, view in self.views.items() if view != "summary"}
 
     @cached_property
     def bank(self) -> NDArray[np.float64]:
@@ -121,7 +130,10 @@ class LogmelOptions(FrontEndOptions):
         filled[: len(part)] = part
         views = {"bands": filled, "changes": slopes(filled), "contour": self.contour(filled)}
         rows = len(filled) // self.frames
-        return {name: np.ascontiguousarray(views[view].reshape(rows, -1)) for name, view in self.views.items()}, start
+        found = {name: np.ascontiguousarray(views[view].reshape(rows, -1)) for name, view in self.sequences.items()}
+        for name in self.views.keys() - self.sequences.keys():
+            found[name] = summary(levelled, slopes(levelled), self.contour(levelled))
+        return found, start
 
     def contour(self, levelled: Frames) -> Frames:
         """Six numbers a frame; see `views`."""
@@ -140,9 +152,10 @@ class LogmelOptions(FrontEndOptions):
         return np.stack(columns, 1).astype(np.float32)
 
     def silence(self) -> dict[str, list[float]]:
-        """Of every input the row of a recording that has ended, for `preprocessing.padding` of a manifest."""
+        """Of every sequence the row of a recording that has ended, for `preprocessing.padding` of a manifest."""
         frames = np.full((self.frames, self.bands), -self.floor_db, np.float32)
-        return {name: row[0].astype(np.float64).tolist() for name, row in self.rows(frames, 1)[0].items()}
+        rows = self.rows(frames, 1)[0]
+        return {name: rows[name][0].astype(np.float64).tolist() for name in self.sequences}
 
 
 class Logmel(FrontEnd):
@@ -153,8 +166,10 @@ class Logmel(FrontEnd):
 
     def __init__(self, options: LogmelOptions, field: str, inputs: Mapping[str, TensorSpec], folder: Path) -> None:
         self.options, self.field = options, field
-        views = options.views
-        self.length = min(fitted(inputs, name, options.width(view)) for name, view in views.items())
+        lengths = {name: fitted(inputs, name, options.width(view)) for name, view in options.views.items()}
+        if field not in options.sequences:
+            raise BundleError(f"preprocessing.front_ends.{field}.views: {field} itself must be a sequence")
+        self.length = min(lengths[name] for name in options.sequences)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -168,9 +183,10 @@ class Logmel(FrontEnd):
         levelled, first = options.sounding(self._decibels(raw), self.field)
         rows, start = options.rows(levelled, self.length)
         step = options.hop / options.rate
-        begins = (first + start + options.frames * np.arange(len(next(iter(rows.values()))))) * step
+        begins = (first + start + options.frames * np.arange(len(rows[self.field]))) * step
         labels: list[Label] = [(round(t, 3), round(t + options.frames * step, 3)) for t in begins.tolist()]
-        return {name: Rows(array, labels) for name, array in rows.items()}
+        whole: list[Label] = [(round(first * step, 3), round((first + len(levelled)) * step, 3))]
+        return {name: Rows(array, labels if name in options.sequences else whole) for name, array in rows.items()}
 
     def _decibels(self, raw: Any) -> Frames:
         options, field = self.options, self.field

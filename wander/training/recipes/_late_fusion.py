@@ -28,6 +28,7 @@ class FusionSettings(RecipeSettings):
     embed_dim, num_heads, encoder_layers: of the host.
     dropout: of the host and the head, in training only; of attention it is half.
     down_dim, rank_h, rank_t, start_scale: of the adapter, as for `sentiment`.
+    even_start: whether it starts by `Wander.start_even_`, which suits many modalities.
     """
 
     embed_dim: int = 64
@@ -38,6 +39,7 @@ class FusionSettings(RecipeSettings):
     rank_h: int = 8
     rank_t: int = 12
     start_scale: float = Field(default=0.1, ge=0)
+    even_start: bool = False
 
 
 def fresh_host(
@@ -84,11 +86,31 @@ def fresh_host(
 def frozen_under(host: LateFusion, adapted: LateFusion, settings: FusionSettings) -> LateFusion:
     """`adapted` with the frozen part of `host`; only its adapter, if it has one, and its head can be trained."""
     if isinstance(adapted.adapter, Wander):
-        adapted.adapter.start_training_(settings.start_scale)
+        start = adapted.adapter.start_even_ if settings.even_start else adapted.adapter.start_training_
+        start(settings.start_scale)
     adapted.load_state_dict(host.split_state()[1], strict=False)
     for name, parameter in adapted.named_parameters():
         parameter.requires_grad_(adapted.is_adapted(name))
     return adapted
+
+
+class Fused(nn.Module):
+    """What is trained over frozen encoders, whose outputs are computed once."""
+
+    def __init__(self, host: LateFusion) -> None:
+        super().__init__()
+        self.host = host
+
+    def forward(self, *hidden: Tensor) -> Tensor:
+        return self.host.fused(*hidden)
+
+
+@torch.no_grad()
+def hidden(host: LateFusion, examples: Examples, chunk: int = 256) -> Examples:
+    """The same examples as encoder outputs."""
+    host.eval()
+    parts = [host.hidden(*examples.rows(rows).inputs) for rows in torch.arange(len(examples)).split(chunk)]
+    return Examples(tuple(torch.cat(part) for part in zip(*parts, strict=True)), examples.targets)
 
 
 def mean_and_std(rows: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,8 +1,9 @@
-"""Emotion from a recording alone, on RAVDESS: what Wander fuses are three views of one sound.
+"""Emotion from a recording alone, on RAVDESS: what Wander fuses are views of one sound.
 
-The late-fusion host reads the levelled log-mel frames, their slopes and a contour of loudness and colour. It is trained
-with a head of its own on changed copies of the training recordings, then frozen, and the adapter and a new head learn
-over it. The baseline (`head_only`) is a new head alone, over the same frozen host and by the same schedule.
+The late-fusion host reads the levelled log-mel frames, their slopes, a contour of loudness and colour, and one row of
+statistics of the whole, which comes first, so that it is what the adapter's residual hands on. The host is trained with
+a head of its own on changed copies of the training recordings, then frozen, and the adapter and a new head learn over
+it. The baseline (`head_only`) is a new head alone, over the same frozen host and by the same schedule.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from wander.training.datasets.ravdess import LABELS, Ravdess
 from wander.training.loop import Examples, Schedule, fit, reproducible
 from wander.training.recipes._annealing import Annealing, anneal
 from wander.training.recipes._late_fusion import (
+    Fused,
     FusionSettings,
     fresh_host,
     frozen_under,
+    hidden,
     mean_and_std,
     metrics,
     with_provenance,
@@ -43,7 +46,7 @@ HEAD = LateFusionHead(out_dim=len(LABELS))
 class HostSchedule(Annealing):
     """An epoch goes over one changed copy of every recording."""
 
-    epochs: int = Field(default=80, ge=1)
+    epochs: int = Field(default=60, ge=1)
     batch_size: int = Field(default=32, ge=2)
 
 
@@ -66,6 +69,7 @@ class EmotionSoundSettings(FusionSettings):
     smoothing: of the labels.
     """
 
+    even_start: bool = True
     frames: int = Field(default=8, ge=1)
     rows: int = Field(default=16, ge=1)
     copies: int = Field(default=12, ge=1)
@@ -93,10 +97,15 @@ class Recordings:
             raise UsageError(f"{folder} holds no recordings of emotions ({dataset.source})")
         self.source = dataset.source
         self.options = LogmelOptions(
-            frames=settings.frames, views={FIELD: "bands", "change": "changes", "contour": "contour"}
+            frames=settings.frames,
+            views={"summary": "summary", FIELD: "bands", "change": "changes", "contour": "contour"},
         )
         self.inputs = tuple(
-            TensorSpec(name=name, dtype="float32", dims=(BATCH, settings.rows, self.options.width(view)))
+            TensorSpec(
+                name=name,
+                dtype="float32",
+                dims=(BATCH, 1 if view == "summary" else settings.rows, self.options.width(view)),
+            )
             for name, view in self.options.views.items()
         )
         self._front_end = Logmel(self.options, FIELD, {spec.name: spec for spec in self.inputs}, folder)
@@ -133,7 +142,8 @@ class Recordings:
         made = [self._front_end(item[FIELD]) for item in split.items]
         arrays = []
         for spec in self.inputs:
-            filled = np.tile(self._silence[spec.name], (len(made), int(spec.item_dims[0]), 1))
+            length, width = (int(size) for size in spec.item_dims)
+            filled = np.tile(self._silence.get(spec.name, np.zeros(width, np.float32)), (len(made), length, 1))
             for row, found in enumerate(made):
                 features = found[spec.name].features
                 filled[row, : len(features)] = features
@@ -154,7 +164,7 @@ class Recordings:
 class EmotionSound(Recipe):
     """`train_host`, then `train_adapted`."""
 
-    summary: ClassVar[str] = "Wander over three views of a recording, in a frozen late-fusion host, on RAVDESS"
+    summary: ClassVar[str] = "Wander over four views of a recording, in a frozen late-fusion host, on RAVDESS"
     Settings: ClassVar[type[FusionSettings]] = EmotionSoundSettings
 
     def train(
@@ -231,13 +241,15 @@ def train_adapted(
     with reproducible(seed, 1):
         fresh = fresh_host(recordings.inputs, recordings.scale, settings, HEAD, adapter=not head_only)
         adapted = frozen_under(host, fresh, settings)
+        fused = Fused(adapted)
+        train, valid = hidden(adapted, recordings.train), hidden(adapted, recordings.valid)
 
         def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-            smoothing = settings.smoothing if adapted.training else 0.0
+            smoothing = settings.smoothing if fused.training else 0.0
             return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
 
         report = told(notify, "adapter", settings.adapter)
-        kept = fit(adapted, recordings.train, recordings.valid, loss, settings.adapter, report)
+        kept = fit(fused, train, valid, loss, settings.adapter, report)
     return adapted, {
         "recordings": recordings.size,
         "epoch": kept.epoch,
