@@ -101,6 +101,8 @@ def describe(model: Model) -> dict[str, Any]:
         "adapter": model.adapter,
         "adapters": [model.adapter],
         "labels": list(manifest.labels),
+        "raw": list(model.task.raw()),
+        "files": list(model.task.files()),
         "precision": manifest.precision,
         "engine": model.engine,
         "folds": list(manifest.folds),

@@ -175,6 +175,12 @@ def test_the_documents_show_both_ways(server: Running) -> None:
     ask(server, example)
 
 
+def test_models_say_what_they_read(server: Running) -> None:
+    told = {model["name"]: model for model in server.client.get("/v1/models").json()["models"]}
+    assert (told["spoken"]["raw"], told["spoken"]["files"]) == (["text", "audio"], ["audio"])
+    assert (told["features"]["raw"], told["features"]["files"]) == ([], [])
+
+
 def test_items_of_a_file_of_lines(bundles: Path, tmp_path: Path) -> None:
     from wander.__main__ import main
 
