@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SEND = "send a WAV, FLAC, MP3, Ogg, WebM, M4A or AIFF file"
 RATES = (4_000, 384_000)
 """Samples a second that are read."""
+PROBING = {"probesize": str(1 << 20), "analyzeduration": "500000"}
+"""How many bytes and microseconds of a file the library looks at, and perhaps decodes, before it opens it."""
 
 _KINDS = {
     "wav": rb"RIFF....WAVE|RF64....WAVE",
@@ -70,7 +72,7 @@ def load_sound(data: object, rate: int, limits: SoundLimits, field: str = "audio
     except ImportError as error:
         raise MissingDependency("sound files need PyAV; install it with: pip install 'wander[serve]'") from error
     try:
-        with av.open(io.BytesIO(data), format=kind, metadata_errors="ignore") as container:
+        with av.open(io.BytesIO(data), format=kind, options=PROBING, metadata_errors="ignore") as container:
             parts = list(_samples(container, rate, limits, field))
     except InputError:
         raise
