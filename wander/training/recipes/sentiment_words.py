@@ -1,15 +1,16 @@
-"""Sentiment of a typed sentence, on CMU-MOSI, with audio and video features where there are some.
+"""Sentiment of a typed sentence, on CMU-MOSI: a host of one modality, the words of an utterance.
 
-The late-fusion host reads word vectors of one utterance, and its audio and video features as one row each. It is
-trained with a head of its own, and with the word vectors, which start from a closed form (`_word_vectors`); in a share
-of the utterances audio and video are absent, as the task serves them. Then host and vectors are frozen, and the adapter
-and a new head learn over them. The baseline (`head_only`) is a new head alone, over the same frozen host and by the
-same schedule. Weights are chosen by what the words alone say, for that is what is asked of the model.
+The late-fusion host is trained with a head of its own, and with the word vectors, which start from a closed form
+(`_word_vectors`). Then host and vectors are frozen, and the adapter and a new head learn over them. With one modality
+there is nothing to fuse across: what the adapter does here is to pool all words, where the head alone reads the first
+token. The baseline (`head_only`) is a new head alone, over the same frozen host and by the same schedule.
+
+The audio and video features of the data set take no part: those of the training and validation videos were made with
+their labels, so that a model which sees them learns to rely on them and not on words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -32,7 +33,6 @@ from wander.training.recipes._late_fusion import (
     FusionSettings,
     fresh_host,
     frozen_under,
-    mean_and_std,
     metrics,
     with_provenance,
 )
@@ -42,7 +42,6 @@ from wander.training.recipes.base import Notify, Recipe, Trained, provenance, to
 NAME, TASK, FIELD = "sentiment_words", "sentiment", "text"
 LABELS = ("negative", "positive")
 HEAD = LateFusionHead(out_dim=1)
-BESIDE = ("audio", "vision")
 EXAMPLE_WORDS = 6
 
 
@@ -60,7 +59,6 @@ class SentimentWordsSettings(FusionSettings):
     least: training sentences that must have a word for it to be in the vocabulary.
     width, window: of the word vectors, and how far apart words are together.
     unread: share of the words that are unknown to the host and the head while they learn.
-    absent: share of the utterances that lack audio and video while they learn.
     """
 
     embed_dim: int = 40
@@ -71,7 +69,6 @@ class SentimentWordsSettings(FusionSettings):
     width: int = Field(default=64, ge=4)
     window: int = Field(default=4, ge=1)
     unread: float = Field(default=0.3, ge=0, lt=1)
-    absent: float = Field(default=0.5, ge=0, le=1)
     host: HostSchedule = HostSchedule()
     adapter: Schedule = Schedule()
 
@@ -81,10 +78,7 @@ class Sentences:
 
     Attributes:
         words: the vocabulary; `vectors` (1 + words, width) float32 are its vectors before any training.
-        train, valid: numbers of words (N, words) int64, 0 for unknown and -1 after the end; audio and vision (N, 1, D)
-            float32; targets (N, 1). In `valid` audio and vision are absent.
-        heard: the validation split with its audio and vision.
-        scale: mean and deviation of audio and vision.
+        train, valid: numbers of words (N, words) int64, 0 for unknown and -1 after the end; targets (N, 1).
     """
 
     def __init__(self, folder: Path, settings: SentimentWordsSettings) -> None:
@@ -93,54 +87,25 @@ class Sentences:
         if not isinstance(dataset, Mosi):
             raise UsageError(f"{folder} holds no transcripts with sentiment ({dataset.source})")
         self.source = dataset.source
-        self.limit = settings.words
-        self.widths = {name: width for name, width in dataset.widths(folder).items() if name in BESIDE}
-        beside = tuple(
-            TensorSpec(name=name, dtype="float32", dims=(BATCH, 1, width)) for name, width in self.widths.items()
-        )
-        self.inputs = (
-            TensorSpec(name=FIELD, dtype="float32", dims=(BATCH, settings.words, settings.width)),
-            *beside,
-        )
-        said, seen = (
-            {split: read(split) for split in ("train", "valid")}
-            for read in (
-                lambda split: dataset.load_raw(folder, split, (FIELD,)),
-                lambda split: dataset.load(folder, split, beside),
-            )
-        )
-        texts = {split: [tokens(item[FIELD]) for item in part.items] for split, part in said.items()}
-        self.words = vocabulary(texts["train"], settings.least)
-        self.vectors = word_vectors(texts["train"], self.words, settings.width, settings.window)
-        self.scale = {
-            name: mean_and_std(np.stack([item[name] for item in seen["train"].items])) for name in self.widths
-        }
-        self.train = self._examples(texts["train"], said["train"], seen["train"])
-        self.heard = self._examples(texts["valid"], said["valid"], seen["valid"])
-        self.valid = Examples((self.heard.inputs[0], *self.absent(len(self.heard))), self.heard.targets)
+        self.inputs = (TensorSpec(name=FIELD, dtype="float32", dims=(BATCH, settings.words, settings.width)),)
+        train, valid = (dataset.load_raw(folder, split, (FIELD,)) for split in ("train", "valid"))
+        texts = [tokens(item[FIELD]) for item in train.items]
+        self.words = vocabulary(texts, settings.least)
+        self.vectors = word_vectors(texts, self.words, settings.width, settings.window)
+        self.train, self.valid = (self._examples(split, settings.words) for split in (train, valid))
 
-    def absent(self, rows: int) -> tuple[Tensor, ...]:
-        """Audio and vision that are missing, as the task fills them in: training means."""
-        return tuple(torch.from_numpy(self.scale[name][0]).expand(rows, 1, -1) for name in self.widths)
-
-    def _examples(self, texts: Sequence[Sequence[str]], said: Split, seen: Split) -> Examples:
+    def _examples(self, split: Split, most: int) -> Examples:
+        """What is longer than a sentence may be is cut, in training alone."""
         number = {word: row for row, word in enumerate(self.words, 1)}
-        ids = np.full((len(texts), self.limit), -1)
-        for row, text in enumerate(texts):
-            found = [number.get(word, 0) for word in text[: self.limit]]
+        ids = np.full((len(split), most), -1)
+        for row, item in enumerate(split.items):
+            found = [number.get(word, 0) for word in tokens(item[FIELD])[:most]]
             ids[row, : len(found)] = found
-        place = {name: row for row, name in enumerate(seen.ids)}
-        items = [seen.items[place[name]] for name in said.ids]
-        beside = (torch.from_numpy(np.stack([item[name] for item in items])) for name in self.widths)
-        return Examples((torch.from_numpy(ids), *beside), torch.from_numpy(said.labels).unsqueeze(1))
+        return Examples((torch.from_numpy(ids),), torch.from_numpy(split.labels).unsqueeze(1))
 
     def describe(self) -> Description:
         """What a trained model is for; its provenance is still to be told."""
-        preprocessing = {
-            "front_ends": {FIELD: WordsOptions().model_dump(mode="json")},
-            "padding": {name: mean.tolist() for name, (mean, _) in self.scale.items()},
-            "missing": dict.fromkeys(self.widths, "padding"),
-        }
+        preprocessing = {"front_ends": {FIELD: WordsOptions().model_dump(mode="json")}}
         return Description(task=TASK, labels=LABELS, preprocessing=preprocessing)
 
     def assets(self, vectors: NDArray[np.float32]) -> dict[str, bytes]:
@@ -154,16 +119,13 @@ class Sentences:
 
 
 class Reader(nn.Module):
-    """Word vectors, and the host that reads them; while it learns, it misses words, and audio with video."""
+    """Word vectors, and the host that reads them; while it learns, it misses words."""
 
-    def __init__(
-        self, vectors: NDArray[np.float32], host: LateFusion, sentences: Sentences, unread: float, absent: float
-    ):
+    def __init__(self, vectors: NDArray[np.float32], host: LateFusion, unread: float) -> None:
         super().__init__()
         self.vectors = nn.Embedding.from_pretrained(torch.from_numpy(vectors), freeze=False)
         self.host = host
-        self.unread, self.absent = unread, absent
-        self.mean = sentences.absent(1)
+        self.unread = unread
 
     def train(self, mode: bool = True) -> Self:
         """Parts of the host without a trained parameter run as they will be served, in `fit` as everywhere."""
@@ -172,15 +134,12 @@ class Reader(nn.Module):
             train_mode(self.host)
         return self
 
-    def forward(self, ids: Tensor, *beside: Tensor) -> Tensor:
-        """Arguments as the inputs of `Sentences.train`; to scores (N, 1)."""
+    def forward(self, ids: Tensor) -> Tensor:
+        """Numbers of words, as `Sentences.train` has them, to scores (N, 1)."""
         numbers = ids.clamp(min=0)
         if self.training:
             numbers = numbers.masked_fill(torch.rand(ids.shape) < self.unread, 0)
-            lacks = (torch.rand(len(ids)) < self.absent)[:, None, None]
-            beside = tuple(torch.where(lacks, mean, x) for mean, x in zip(self.mean, beside, strict=True))
-        words = self.vectors(numbers).masked_fill((ids < 0)[..., None], 0.0)
-        return self.host(words, *beside)
+        return self.host(self.vectors(numbers).masked_fill((ids < 0)[..., None], 0.0))
 
 
 class SentimentWords(Recipe):
@@ -211,7 +170,7 @@ class SentimentWords(Recipe):
                 seed,
                 trained="head" if head_only else "adapter and head",
                 data=sentences.source,
-                selection=f"lowest MAE on the words of the {len(sentences.valid)} utterances of the validation split",
+                selection=f"lowest MAE on the {len(sentences.valid)} utterances of the validation split",
                 host=host_report,
                 **report,
             ),
@@ -229,7 +188,11 @@ def train_host(
         kept = fit(
             reader, sentences.train, sentences.valid, F.l1_loss, settings.host, told(notify, "host", settings.host)
         )
-    return reader, {"utterances": len(sentences.train), "epoch": kept.epoch, **_measured(reader, sentences)}
+    return reader, {
+        "utterances": len(sentences.train),
+        "epoch": kept.epoch,
+        "valid": metrics(TASK, reader, sentences.valid),
+    }
 
 
 def train_adapted(
@@ -248,25 +211,20 @@ def train_adapted(
         adapted.vectors.weight.requires_grad_(False)
         told_ = told(notify, "adapter", settings.adapter)
         kept = fit(adapted, sentences.train, sentences.valid, F.l1_loss, settings.adapter, told_)
-    return adapted, {"utterances": len(sentences.train), "epoch": kept.epoch, **_measured(adapted, sentences)}
+    return adapted, {
+        "utterances": len(sentences.train),
+        "epoch": kept.epoch,
+        "valid": metrics(TASK, adapted, sentences.valid),
+    }
 
 
 def _reader(
     sentences: Sentences, settings: SentimentWordsSettings, vectors: NDArray[np.float32], *, adapter: bool
 ) -> Reader:
     # Word vectors are of one size already, and padding is 0: the host leaves them as they are.
-    as_it_is = np.zeros(settings.width, np.float32), np.ones(settings.width, np.float32)
-    scale = {FIELD: as_it_is, **sentences.scale}
+    scale = {FIELD: (np.zeros(settings.width, np.float32), np.ones(settings.width, np.float32))}
     host = fresh_host(sentences.inputs, scale, settings, HEAD, adapter=adapter)
-    return Reader(vectors, host, sentences, settings.unread, settings.absent)
-
-
-def _measured(reader: Reader, sentences: Sentences) -> dict[str, Any]:
-    """Metrics on the validation split: of the words alone, and with audio and video."""
-    return {
-        "valid": metrics(TASK, reader, sentences.valid),
-        "valid_with_audio_and_vision": metrics(TASK, reader, sentences.heard),
-    }
+    return Reader(vectors, host, settings.unread)
 
 
 plugin = SentimentWords
