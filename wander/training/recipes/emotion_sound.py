@@ -64,7 +64,7 @@ class EmotionSoundSettings(FusionSettings):
     """Attributes beside those of the host and the adapter:
 
     frames, rows: frames of 20 ms that a row holds, and rows: 2.56 seconds.
-    copies: of every training recording, each changed in its own way.
+    copies: of every training recording, every other one changed in a way of its own.
     mixing: parameter of the beta distribution by which two recordings of a batch, and their labels, are mixed; 0 not.
     smoothing: of the labels.
     """
@@ -85,7 +85,7 @@ class Recordings:
 
     Attributes:
         inputs: of the graph.
-        train: changed copies, (copies x N) rows, a copy after the other.
+        train: copies, (copies x N) rows, a copy after the other.
         plain, valid: the training and the validation recordings as they are.
         scale: input -> mean and deviation of its features over `plain`.
     """
@@ -113,13 +113,16 @@ class Recordings:
         self._silence = {name: np.array(row, np.float32) for name, row in silence.items()}
         train, valid = (dataset.load_raw(folder, split, (FIELD,)) for split in ("train", "valid"))
         rng = np.random.default_rng(seed)
-        copies = [self._changed(train, settings.changes, rng) for _ in range(settings.copies)]
+        self.plain, self.valid = self._examples(train), self._examples(valid)
+        copies = [
+            self._changed(train, settings.changes, rng) if number % 2 else self.plain
+            for number in range(settings.copies)
+        ]
         self.copies, self.size = len(copies), len(train)
         self.train = Examples(
             tuple(torch.cat(parts) for parts in zip(*(copy.inputs for copy in copies), strict=True)),
             torch.cat([copy.targets for copy in copies]),
         )
-        self.plain, self.valid = self._examples(train), self._examples(valid)
         self.scale = {
             spec.name: mean_and_std(value.numpy()) for spec, value in zip(self.inputs, self.plain.inputs, strict=True)
         }
