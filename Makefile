@@ -8,7 +8,7 @@ BUNDLES := $(patsubst zoo/%/adapter/adapter_config.json,models/%/1/manifest.json
 
 RAY := .venv-ray
 
-.PHONY: setup run models verify test test-ray check format bench bench-full bench-peers clean
+.PHONY: setup run models verify test test-ray check format docs bench bench-full bench-peers bench-check clean
 
 setup: $(INSTALLED)
 
@@ -52,11 +52,16 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The pages as a site, in build/site.
+docs: setup
+	$(BIN)/mkdocs build --strict
+
 bench: models
 	$(BIN)/python -m benchmarks.folds
 	$(BIN)/python -m benchmarks.adapter_forms
 	$(BIN)/python -m benchmarks.startup models
 	$(BIN)/python -m benchmarks.hostile_images
+	$(BIN)/python -m benchmarks.hostile_videos
 
 # Published sizes, random weights: long, and only worth something on a machine that does nothing else.
 bench-full: setup
@@ -66,6 +71,10 @@ bench-full: setup
 # Other servers, each in an environment of its own outside the repository; needs wrk, and three quarters of an hour.
 bench-peers: setup
 	$(BIN)/python -m benchmarks.peers --out benchmarks/results/peers
+
+# `wander bench` beside wrk, and before a server that stands still.
+bench-check: models
+	$(BIN)/python -m benchmarks.bench_check models --out benchmarks/results/bench_check
 
 clean:
 	rm -rf .venv .venv-ray models build dist *.egg-info

@@ -1,1 +1,1 @@
-"""The demonstration pages. They talk to the server as any other client does."""
+"""The demonstration: a page with a tab for every task that a server has models of. It asks as any other client does."""

@@ -51,7 +51,7 @@ class Metrics:
         self.searches = Histogram(
             "wander_index_search_seconds",
             "Search of an index for the vector of a query.",
-            ("index",),
+            ("index", "mode"),
             buckets=SECONDS,
             registry=registry,
         )
@@ -61,6 +61,21 @@ class Metrics:
         labels = dict(zip(MODEL, model, strict=True))
         for metric in (self.stages, self.batch_rows, self.batch_seconds):
             metric.remove_by_labels(labels)
+
+
+class ReadyCollector(Collector):
+    """Asks whether the server is ready when it is asked itself.
+
+    Args:
+        ready: as `/readyz` tells it.
+    """
+
+    def __init__(self, ready: Callable[[], bool]) -> None:
+        self._ready = ready
+
+    def collect(self) -> Iterable[Metric]:
+        text = "Processes whose models are loaded and which do not drain, as /readyz tells it."
+        yield GaugeMetricFamily("wander_ready", text, value=float(self._ready()))
 
 
 class QueueCollector(Collector):
@@ -81,17 +96,27 @@ class QueueCollector(Collector):
 
 
 class IndexCollector(Collector):
-    """Counts the items of the indexes when it is asked.
+    """Looks at the indexes when it is asked.
 
     Args:
-        sizes: gives (index, items).
+        indexes: gives (index, items, deleted rows, whether search is approximate, recall if it is).
     """
 
-    def __init__(self, sizes: Callable[[], Iterable[tuple[str, int]]]) -> None:
-        self._sizes = sizes
+    def __init__(self, indexes: Callable[[], Iterable[tuple[str, int, int, bool, float | None]]]) -> None:
+        self._indexes = indexes
 
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily("wander_index_items", "Items of a retrieval index.", labels=["index"])
-        for name, items in self._sizes():
-            family.add_metric([name], items)
-        yield family
+        items, deleted, approximate, recall = (
+            GaugeMetricFamily(f"wander_index_{name}", text, labels=["index"])
+            for name, text in (
+                ("items", "Items of a retrieval index."),
+                ("deleted_rows", "Rows of an index that a rebuild would free."),
+                ("approximate", "1 for an index that is searched approximately, 0 for one that is searched exactly."),
+                ("recall", "Share of the ten true hits that an approximate search was measured to find."),
+            )
+        )
+        for name, *values in self._indexes():
+            for family, value in zip((items, deleted, approximate, recall), values, strict=True):
+                if value is not None:
+                    family.add_metric([name], float(value))
+        yield from (items, deleted, approximate, recall)

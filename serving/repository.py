@@ -16,6 +16,7 @@ from typing import Literal
 
 from serving.catalog import LATEST, Catalog, Served, order
 from serving.folders import fingerprint, model_folders, read_aliases
+from serving.memory import give_back
 from serving.metrics import Metrics, QueueCollector
 from serving.model import Model, OpenSessions, open_model, weights_bytes
 from serving.settings import Settings
@@ -234,6 +235,7 @@ class Repository(Catalog):
                 if not any(other.labels == model.labels for other in self.models):
                     self._notes.pop((model.name, model.version), None)
                     self.metrics.forget(model.labels)
+            give_back()
 
         for model in models:
             log.info("unloading %s version %s", model.name, model.version)

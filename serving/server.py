@@ -62,6 +62,7 @@ def run(
             server_header=False,
             ws="none",
             http=limited(settings),
+            timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )
     )
@@ -103,7 +104,8 @@ def in_use(settings: Settings) -> UsageError:
 
 def served(url: str, service: Service, also: Sequence[str] = ()) -> list[str]:
     """What is served, and where else; with a `curl` line for every model that can be pasted as it is."""
-    lines = [f"serving on {url}  (documentation: {url}/docs)", *(f"serving {one}" for one in also)]
+    pages = f"documentation: {url}/docs" + (f", demonstration: {url}/demo" if service.settings.demo else "")
+    lines = [f"serving on {url}  ({pages})", *(f"serving {one}" for one in also)]
     for model in service.repository.defaults:
         first = next(iter(model.task.operations))
         path = "/".join(filter(None, (model.bundle.manifest.task.replace("_", "-"), first)))

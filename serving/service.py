@@ -18,12 +18,15 @@ from serving.model import Model
 from serving.repository import Repository
 from serving.settings import Settings
 from serving.tickets import Result
-from wander.errors import InputError, NotFound, ServiceError, TooLarge
+from wander.errors import DeadlineExceeded, InputError, NotFound, Overloaded, ServiceError, TooLarge
 from wander.signature import Arrays, Signature
-from wander.tasks.base import Calls, Item
+from wander.tasks.base import Calls, Item, Operation
 
 if TYPE_CHECKING:
     from serving.tracing import Tracing
+
+MAX_SLOW = 32
+"""Items that take seconds to read that may wait at once, in memory as they came."""
 
 
 @dataclass
@@ -95,6 +98,8 @@ class Service:
         self.tracing: Tracing | None = None
         self.keys = read_keys(settings.keys)
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="preprocess")
+        self._slow = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preprocess-slow")
+        self._slow_items = 0
 
     def resolve(self, target: Target, item: Item | None = None) -> Model:
         """The model that is meant, by its name or by what it is to be asked.
@@ -112,6 +117,21 @@ class Service:
             raise NotFound(f"model {model.name!r} does the task {manifest.task!r}, not {target.task!r}")
         _check_adapter(model, target.adapter)
         return model
+
+    def admit(self, name: str, version: str | None) -> None:
+        """Raises Overloaded if a graph has no room for a row: a protocol asks before it reads what it would refuse.
+
+        What else `infer` would raise is left to it.
+        """
+        try:
+            model, graph = self.repository.graph(name, version)
+        except ServiceError:
+            return
+        try:
+            model.queues[graph].admit(1)
+        except Overloaded as error:
+            self._count(model, error)
+            raise
 
     async def infer(
         self,
@@ -225,7 +245,11 @@ class Service:
         timing, began = Timing(), time.monotonic()
         with model.lease():
             asked = model.task.operation(operation)
-            calls: Calls = await self._timed(timing, "preprocess", asked.preprocess, item)
+            calls: Calls
+            if any(isinstance(item.get(name), bytes) for name in model.task.slow):
+                calls = await self._slowly(timing, asked, item, deadline)
+            else:
+                calls = await self._timed(self._pool, timing, "preprocess", asked.preprocess, item)
             for arrays in calls.values():
                 self._check_sizes(_as_batch(arrays))
             submitted = [self._run(model, g, _as_batch(a), deadline, bulk=bulk) for g, a in calls.items()]
@@ -253,14 +277,34 @@ class Service:
             histogram = model.stages[stage] = self.metrics.stages.labels(*labels)
         histogram.observe(seconds)
 
-    async def _timed(self, timing: Timing, stage: str, function: Any, *arguments: Any) -> Any:
+    async def _slowly(self, timing: Timing, asked: Operation, item: Item, deadline: float) -> Calls:
+        """Preprocesses an item that takes seconds: these wait for each other, and nobody else for them.
+
+        Raises Overloaded if too many wait, and DeadlineExceeded for an item whose turn comes too late.
+        """
+        if self._slow_items >= MAX_SLOW:
+            raise Overloaded(f"{MAX_SLOW} files that take long to read are waiting already; try again later")
+
+        def preprocess() -> Calls:
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded("the deadline passed while other files were read")
+            return asked.preprocess(item)
+
+        self._slow_items += 1
+        try:
+            calls: Calls = await self._timed(self._slow, timing, "preprocess", preprocess)
+        finally:
+            self._slow_items -= 1
+        return calls
+
+    async def _timed(self, pool: ThreadPoolExecutor, timing: Timing, stage: str, function: Any, *arguments: Any) -> Any:
         """Runs a function in the pool; its own time counts, not its wait for a place there."""
 
         def call() -> tuple[Any, float]:
             started = time.monotonic()
             return function(*arguments), time.monotonic() - started
 
-        result, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        result, seconds = await asyncio.get_running_loop().run_in_executor(pool, call)
         setattr(timing, stage, seconds)
         return result
 
@@ -273,7 +317,8 @@ class Service:
 
     def close(self) -> None:
         self.repository.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._slow):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def check_finite(outputs: Mapping[str, Arrays]) -> None:

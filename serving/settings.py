@@ -20,11 +20,24 @@ class Settings(BaseSettings):
 
     models: Path = Field(default=Path("models"), description="Folder with a folder for every model.")
     indexes: Path = Field(default=Path("indexes"), description="Folder with a folder for every retrieval index.")
+    index_server: str | None = Field(
+        default=None, description="Address of a Chroma server for new indexes, http://host:port; none: on disk here."
+    )
+    index_exact_mb: float = Field(
+        default=256.0, ge=0, description="Size of an index's vectors up to which it is searched exactly."
+    )
+    index_recall: float = Field(
+        default=0.95, gt=0, le=1, description="Recall an approximate search must be measured to have; else it is exact."
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     workers: int = Field(default=1, ge=1, le=64, description="Processes that serve together.")
     grpc_port: int | None = Field(
         default=None, ge=0, le=65535, description="Port for gRPC; 0 takes a free one. Without it there is none."
+    )
+    demo: bool = Field(default=False, description="Serve demonstration pages of the models at /demo.")
+    demo_key: str | None = Field(
+        default=None, repr=False, description="Key with which the demonstration asks, for all who reach its page."
     )
     model_control: Literal["none", "poll", "explicit"] = Field(
         default="none", description="none: all models, for good; poll: follow the folder; explicit: load on demand."
@@ -43,6 +56,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=32 << 20, ge=1, description="Largest body of a request.")
     body_timeout_s: float = Field(default=60.0, gt=0, description="How long the body of a request may take to come.")
     max_connections: int = Field(default=1000, ge=1, description="Connections at once; more are refused.")
+    keep_alive_s: int = Field(
+        default=75, ge=1, description="How long a connection may be idle; clients and proxies should end it first."
+    )
     max_items: int = Field(default=1024, ge=1, description="Most items of one bulk request.")
     max_length: int = Field(default=8192, ge=1, description="Longest side of a tensor of a request, but its rows.")
     keys: str | None = Field(

@@ -26,15 +26,23 @@ GROUND = {
 
 # Room -> what it may import of this project, beside itself.
 ALLOWED = {
-    "wander.tasks": GROUND,
+    "wander.tasks": GROUND | {"wander.extractors"},
+    "wander.extractors": GROUND | {"wander.engines"},
     "wander.engines": GROUND,
     "wander.adapters": GROUND,
     "wander.backbones": GROUND | {"wander.adapters"},
     "wander.checkpoints": GROUND | {"wander.adapters", "wander.backbones"},
     "wander.training": GROUND
-    | {"wander.adapters", "wander.backbones", "wander.checkpoints", "wander.tasks", "wander.engines"},
+    | {
+        "wander.adapters",
+        "wander.backbones",
+        "wander.checkpoints",
+        "wander.tasks",
+        "wander.engines",
+        "wander.extractors",
+    },
     "export": {"wander"},
-    "serving": GROUND | {"wander.tasks", "wander.engines"},
+    "serving": GROUND | {"wander.tasks", "wander.engines", "wander.extractors"},
     "demo": GROUND | {"wander.tasks", "serving.client"},
 }
 LAYERS = [
@@ -117,6 +125,7 @@ def test_torch_is_only_where_it_may_be(name: str, path: Path) -> None:
     [
         "import serving.app, serving.cli, serving.protocols; list(serving.protocols.protocols)",
         "import wander.tasks; list(wander.tasks.tasks)",
+        "import wander.extractors; list(wander.extractors.extractors)",
         "import wander.engines; [e.unavailable() for _, e in wander.engines.engines]",
         "import export.parity, export.cli, wander.checkpoints.cli, wander.training.cli",
         "from wander.__main__ import app, load; from importlib.metadata import entry_points; "

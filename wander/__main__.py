@@ -19,6 +19,7 @@ COMMANDS = "wander.commands"
 EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "transformers"), "export"),
     "ray": "ray",
+    "gradio": "demo",
     **dict.fromkeys(("onnxruntime", "fastapi", "uvicorn", "orjson", "pydantic_settings", "httpx"), "serve"),
 }
 """Packages that a room needs, and the extra that brings them."""

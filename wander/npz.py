@@ -1,4 +1,4 @@
-""".npz files from strangers: arrays of numbers only, and never more memory than the limit says.
+""".npz files from strangers: arrays of numbers (and of text, if asked for), and never more memory than the limit says.
 
 numpy allocates what a header claims before it reads, and fails at strange headers in many ways; so they are read here,
 in the one form that numpy writes. Nothing is unpickled.
@@ -28,6 +28,7 @@ MAX_HEADER = 4096
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """What numpy writes. The others take memory by what the file says."""
 NUMBERS = re.compile(r"[<>|=]?[biuf][0-9]{1,2}")
+TEXTS = re.compile(r"[<>=]?U[0-9]{1,7}")
 
 
 BROKEN = (
@@ -36,8 +37,8 @@ BROKEN = (
 """What `zipfile` raises at a damaged file."""
 
 
-def read_npz(body: bytes, max_bytes: int) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file by name.
+def read_npz(body: bytes, max_bytes: int, texts: bool = False) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file by name; with `texts` also those of text.
 
     Raises TooLarge if they would take more than `max_bytes` unpacked, MalformedBody for anything that is not a zip of
     arrays of numbers, and InputError for an array without any.
@@ -57,7 +58,7 @@ def read_npz(body: bytes, max_bytes: int) -> dict[str, NDArray[Any]]:
                 if member.compress_type not in COMPRESSIONS:
                     raise MalformedBody(f"{name} is compressed in a way that numpy does not write", name)
                 with archive.open(member) as file:
-                    arrays[name] = _read_npy(file.read(member.file_size + 1), name)
+                    arrays[name] = _read_npy(file.read(member.file_size + 1), name, texts)
             return arrays
     except BROKEN as error:
         raise MalformedBody(f"it is not a whole .npz file: {error}") from error
@@ -72,11 +73,11 @@ def read_npz_file(path: Path, max_bytes: int = 16 << 30) -> dict[str, NDArray[An
     return read_npz(body, max_bytes)
 
 
-def _read_npy(data: bytes, name: str) -> NDArray[Any]:
+def _read_npy(data: bytes, name: str, texts: bool) -> NDArray[Any]:
     """One .npy file: its header must claim exactly the bytes that follow it."""
     file = io.BytesIO(data)
     try:
-        shape, fortran, dtype = _read_header(file)
+        shape, fortran, dtype = _read_header(file, texts)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise MalformedBody(f"{name} is not an array of numbers: {error}", name) from error
     rest = data[file.tell() :]
@@ -87,14 +88,14 @@ def _read_npy(data: bytes, name: str) -> NDArray[Any]:
     return np.frombuffer(rest, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _read_header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _read_header(file: io.BytesIO, texts: bool) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     major, _ = npy.read_magic(file)
     size = int.from_bytes(file.read(2 if major == 1 else 4), "little")
     if size > MAX_HEADER:
         raise ValueError(f"its header has {size} bytes")
     match ast.literal_eval(file.read(size).decode("latin-1")):
         case {"descr": str(descr), "fortran_order": bool(fortran), "shape": tuple(shape)}:
-            if not NUMBERS.fullmatch(descr):
+            if not NUMBERS.fullmatch(descr) and not (texts and TEXTS.fullmatch(descr)):
                 raise ValueError(f"it holds {descr!r}")
             if len(shape) > MAX_DIMENSIONS or not all(type(length) is int and length >= 0 for length in shape):
                 raise ValueError(f"its shape is {shape}")

@@ -27,11 +27,11 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
 
-def one(item: Item, *, npz: bool) -> Body:
+def one(item: Item, *, arrays: bool) -> Body:
     """The body of one item.
 
     Args:
-        npz: whether the route reads one. Arrays of two dimensions then go as they are, in place of nested lists.
+        arrays: whether the route reads an .npz. Arrays of two dimensions then go as they are, in place of nested lists.
 
     Raises InputError that names a field which cannot be sent.
     """
@@ -39,8 +39,8 @@ def one(item: Item, *, npz: bool) -> Body:
         files = {name: _file(name, value) for name, value in item.items() if _is_file(value)}
         texts = {n: _text(n, value) for n, value in item.items() if n not in files and value is not None}
         return {"files": files, "data": texts}
-    if npz and _are_arrays(item):
-        return _npz(item)
+    if arrays and _are_arrays(item):
+        return npz(item)
     return json_body(_plain(item))
 
 
@@ -49,7 +49,7 @@ def many(items: Sequence[Item]) -> Body:
     if items and all(_are_arrays(item) for item in items):
         shapes = [{name: (array.shape, array.dtype) for name, array in item.items()} for item in items]
         if all(shape == shapes[0] for shape in shapes):
-            return _npz({name: np.stack([item[name] for item in items]) for name in items[0]})
+            return npz({name: np.stack([item[name] for item in items]) for name in items[0]})
     return json_body({"items": [_plain(item, f"items[{number}]") for number, item in enumerate(items)]})
 
 
@@ -114,11 +114,14 @@ def _are_arrays(item: Item) -> bool:
     )
 
 
-def _npz(arrays: Mapping[str, NDArray[Any]]) -> Body:
+def npz(arrays: Mapping[str, NDArray[Any]]) -> Body:
+    """A form with one file of arrays. Raises InputError for an array of objects."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             member = io.BytesIO()
+            if array.dtype.hasobject:
+                raise InputError(f"{name} holds objects; only numbers and texts can be sent", name)
             npy.write_array(member, array, allow_pickle=False)
             archive.writestr(f"{name}.npy", member.getvalue())
     return {"files": {"file": ("items.npz", file.getvalue())}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial, wraps
@@ -20,6 +21,8 @@ T = TypeVar("T")
 
 TIMEOUT_MS = 60_000.0
 TRIES = 3
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+"""Of connections; those of httpx itself."""
 
 
 class Route(Generic[P, T]):
@@ -52,17 +55,21 @@ class Routes:
     predict_many = Route(routes.predict_many)
     models = Route(routes.models)
     model = Route(routes.model)
+    document = Route(routes.document)
 
     live = Route(routes.live)
     ready = Route(routes.ready)
     metrics = Route(routes.metrics)
 
     indexes = Route(routes.indexes)
+    get_index = Route(routes.get_index)
+    rebuild_index = Route(routes.rebuild_index)
     delete_index = Route(routes.delete_index)
     items = Route(routes.items)
     get_item = Route(routes.get_item)
     put_item = Route(routes.put_item)
     put_items = Route(routes.put_items)
+    put_arrays = Route(routes.put_arrays)
     delete_item = Route(routes.delete_item)
     search = Route(routes.search)
 
@@ -141,18 +148,36 @@ class AsyncClient(Routes):
         **options: Any,
     ) -> None:
         self._policy = Policy(url, timeout_ms, tries)
-        self._http = httpx.AsyncClient(**_connection(url, api_key), **options)
+        # The pool of httpx loses a connection now and then when a request is cancelled (httpcore 1.0.9), and once it
+        # has lost all that it may have, every request waits in vain. So it may have any number, and we count.
+        limits: httpx.Limits = options.pop("limits", LIMITS)
+        self._places = asyncio.Semaphore(limits.max_connections or sys.maxsize)
+        uncounted = httpx.Limits(
+            max_keepalive_connections=limits.max_keepalive_connections, keepalive_expiry=limits.keepalive_expiry
+        )
+        self._http = httpx.AsyncClient(**_connection(url, api_key), limits=uncounted, **options)
 
     async def _send(self, build: Callable[[], Call[T]]) -> T:
         tries = Tries(build(), self._policy)
         while True:
             try:
-                outcome: Outcome = await self._http.request(**tries.request())
+                outcome: Outcome = await self._try(tries)
             except httpx.HTTPError as error:
                 outcome = error
             if (pause := tries.pause(outcome)) is None:
                 return tries.result(outcome)
             await asyncio.sleep(pause)
+
+    async def _try(self, tries: Tries[Any]) -> httpx.Response:
+        try:
+            async with asyncio.timeout(tries.left):
+                await self._places.acquire()
+        except TimeoutError:
+            raise httpx.PoolTimeout("every connection is in use") from None
+        try:
+            return await self._http.request(**tries.request())
+        finally:
+            self._places.release()
 
     async def aclose(self) -> None:
         await self._http.aclose()

@@ -55,7 +55,7 @@ def predict(task: str, item: Item, *, operation: str = "", **address: Unpack[Add
     Args:
         item: fields by name. A file is bytes or a Path; features are arrays (length, width) or nested lists.
     """
-    return _asked("POST", _task(task, operation), json_object, bodies.one(item, npz=True), address)
+    return _asked("POST", _task(task, operation), json_object, bodies.one(item, arrays=True), address)
 
 
 def predict_many(task: str, items: Sequence[Item], *, operation: str = "", **address: Unpack[Address]) -> Call[Results]:
@@ -71,6 +71,11 @@ def models(**options: Unpack[Options]) -> Call[list[Json]]:
 def model(name: str, **options: Unpack[Options]) -> Call[Json]:
     """`GET /v1/models/<name>`"""
     return Call("GET", _path("v1", "models", name), json_object, **options)
+
+
+def document(**options: Unpack[Options]) -> Call[Json]:
+    """`GET /openapi.json`: every route, with schema and an example of the items of the models that are loaded."""
+    return Call("GET", "/openapi.json", lambda response: json_object(response, "paths"), **options)
 
 
 # Operations
@@ -99,6 +104,16 @@ def indexes(**options: Unpack[Options]) -> Call[list[Json]]:
     return Call("GET", "/v1/retrieval", _member("indexes"), **options)
 
 
+def get_index(index: str, **options: Unpack[Options]) -> Call[Json]:
+    """One index: its size, the model of its vectors, how it is searched, and `rebuild`: how far one is, or None."""
+    return Call("GET", _index(index), json_object, **options)
+
+
+def rebuild_index(index: str, **options: Unpack[Options]) -> Call[Json]:
+    """Starts a rebuild, unless one goes on; answers at once, as `index` does."""
+    return Call("POST", _index(index, "rebuild"), json_object, **options)
+
+
 def delete_index(index: str, **options: Unpack[Options]) -> Call[Json]:
     """Removes an index with all its items. It is sent once: of a lost answer nobody knows whether it was done."""
     return Call("DELETE", _index(index), json_object, again=False, **options)
@@ -119,7 +134,7 @@ def put_item(
     index: str, id: str, item: Item, *, metadata: Mapping[str, Any] | None = None, **address: Unpack[Address]
 ) -> Call[Json]:
     """Adds or replaces an item, which the model embeds; the first makes the index."""
-    body = bodies.one({**item, **({} if metadata is None else {"metadata": metadata})}, npz=False)
+    body = bodies.one({**item, **({} if metadata is None else {"metadata": metadata})}, arrays=False)
     return _asked("PUT", _index(index, "items", id), json_object, body, address)
 
 
@@ -130,6 +145,17 @@ def put_items(index: str, items: Iterable[Item | bytes], **address: Unpack[Addre
         items: fields with an `id`, and `metadata` if there is any; or lines of JSON as they are.
     """
     return _asked("PUT", _index(index, "items"), results, bodies.lines(items), address)
+
+
+def put_arrays(index: str, arrays: Mapping[str, NDArray[Any]], **address: Unpack[Address]) -> Call[Results]:
+    """Adds or replaces many in one request, as an .npz.
+
+    Args:
+        arrays: `id` (N), and `metadata` (N) of JSON if there is any, both of text; and fields of the items, a row an
+            item, such as `text` (N) or `video.experts.rgb.features` (N, T, D). NaN, or an empty text, fills up what
+            an item does not have.
+    """
+    return _asked("PUT", _index(index, "items"), results, bodies.npz(arrays), address)
 
 
 def delete_item(index: str, id: str, **options: Unpack[Options]) -> Call[bool]:
@@ -154,7 +180,7 @@ def search(
         modality: of the items that are searched.
     """
     more = {"top_k": top_k, "filter": filter, "modality": modality}
-    body = bodies.one({**item, **{name: value for name, value in more.items() if value is not None}}, npz=False)
+    body = bodies.one({**item, **{name: value for name, value in more.items() if value is not None}}, arrays=False)
     return _asked("POST", _index(index, "search"), lambda r: json_object(r, "hits"), body, address)
 
 

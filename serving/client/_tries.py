@@ -74,9 +74,14 @@ class Tries(Generic[T]):
         self.until = time.monotonic() + self.timeout_ms / 1000
         self.done = 0
 
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline, never quite none."""
+        return max(self.until - time.monotonic(), LEAST_S)
+
     def request(self) -> dict[str, Any]:
         """Arguments of `httpx.Client.request` for the next try; the server is told how much time is left."""
-        left = max(self.until - time.monotonic(), LEAST_S)
+        left = self.left
         headers = {**self.call.body.get("headers", {}), TIMEOUT_HEADER: f"{left * 1000:.3f}"}
         if self.call.request_id is not None:
             headers[REQUEST_ID_HEADER] = self.call.request_id

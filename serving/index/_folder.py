@@ -9,7 +9,7 @@ import shutil
 import threading
 from pathlib import Path
 
-from serving.index.base import Index, Origin
+from serving.index.base import Index, IndexOptions, Origin, Stats
 from wander.errors import EngineError, InputError, NotFound, ServiceError, UsageError
 from wander.files import new_folder, staging, sync
 from wander.registry import Registry
@@ -21,8 +21,10 @@ DEFAULT_KIND = "embedded"
 KIND = "kind"
 """File in the folder of an index with the name of its kind."""
 REMOVED = "removed"
-
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+DEFAULT_OPTIONS = IndexOptions()
 
 
 class Indexes:
@@ -33,9 +35,10 @@ class Indexes:
         kind: of the indexes that are made; one that is there keeps its own.
     """
 
-    def __init__(self, folder: Path, kind: str = DEFAULT_KIND) -> None:
+    def __init__(self, folder: Path, kind: str = DEFAULT_KIND, options: IndexOptions = DEFAULT_OPTIONS) -> None:
         self.folder = folder
         self.kind = kind
+        self.options = options
         self._opened: dict[str, Index] = {}
         self._lock = threading.Lock()
 
@@ -44,9 +47,9 @@ class Indexes:
         found = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted(path.name for path in found if NAME.fullmatch(path.name) and (path / KIND).is_file())
 
-    def sizes(self) -> list[tuple[str, int]]:
-        """Name and number of items of those that are open."""
-        return [(name, index.stats().items) for name, index in sorted(self._opened.copy().items())]
+    def last_stats(self) -> list[tuple[str, Stats]]:
+        """Of those that are open, by name; waits for no disk and no server."""
+        return [(name, index.last_stats()) for name, index in sorted(self._opened.copy().items())]
 
     def get(self, name: str) -> Index:
         """Raises InputError for what is no name, NotFound, and EngineError for an index that cannot be read."""
@@ -59,8 +62,8 @@ class Indexes:
         with self._lock:
             return self._find(name)
 
-    def ensure(self, name: str, origin: Origin, dimension: int) -> Index:
-        """The index, made if there is none.
+    def ensure(self, name: str, origin: Origin, dimension: int, weights: int = 0) -> Index:
+        """The index, made if there is none, for vectors of a size that ends with so many weights.
 
         Raises InputError, naming `model`, if it holds vectors of another origin, and as `get` does.
         """
@@ -70,7 +73,7 @@ class Indexes:
                 try:
                     with new_folder(self._path(name)) as folder:
                         (folder / KIND).write_text(self.kind, encoding="utf-8")
-                        kinds.get(self.kind).create(folder, origin, dimension)
+                        kinds.get(self.kind).create(folder, origin, dimension, weights, self.options)
                 except (OSError, UsageError) as error:
                     raise EngineError(f"the index {name!r} cannot be made: {error}") from error
                 index = self._opened[name] = self._open(name)
@@ -83,8 +86,15 @@ class Indexes:
         with self._lock:
             if not (path / KIND).is_file():
                 raise NotFound(f"there is no index {name!r}")
+            try:
+                self._find(name)
+            except ServiceError as error:
+                log.warning("the index %r is removed, though it cannot be opened: %s", name, error)
             if index := self._opened.pop(name, None):
-                index.close()
+                try:
+                    index.discard()
+                finally:
+                    index.close()
             # It goes at once, by its name; its files take their time.
             with staging(self.folder / REMOVED) as rubbish:
                 os.rename(path, rubbish / name)
@@ -122,4 +132,4 @@ class Indexes:
 
     def _open(self, name: str) -> Index:
         path = self._path(name)
-        return kinds.get((path / KIND).read_text(encoding="utf-8")).open(path)
+        return kinds.get((path / KIND).read_text(encoding="utf-8")).open(path, self.options)

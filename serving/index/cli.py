@@ -1,9 +1,10 @@
-"""`wander index`: fills, searches and lists the indexes of a running server."""
+"""`wander index`: fills, searches, lists and rebuilds the indexes of a running server."""
 
 from __future__ import annotations
 
 import itertools
 import json as codec
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 AT_ONCE = 4
 """Files that are sent together, so that the server can embed them together."""
 PAGE = 1000
+POLL_S = 0.2
+VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
+"""Ends of the names of video files; any other is taken for an image."""
 LINES = 64
 """Most items of one bulk request."""
 LINES_BYTES = 8 << 20
@@ -44,9 +48,11 @@ HERE = "http://127.0.0.1:8000"
 @app.command()
 def add(
     index: Name,
-    files: Annotated[list[Path] | None, typer.Argument(help="Image files; their names become the ids.")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Image or video files; their names become the ids.")
+    ] = None,
     jsonl: Annotated[
-        Path | None, typer.Option(help="Items, one JSON object a line: id, image or text, metadata.")
+        Path | None, typer.Option(help="Items, one JSON object a line: id, image, text or video, metadata.")
     ] = None,
     url: Url = HERE,
     key: Key = None,
@@ -56,7 +62,7 @@ def add(
     """Add items to an index, which is made by the first. Exits 1 if one is refused."""
     files = files or []
     if not files and jsonl is None:
-        raise UsageError("name image files, or a file of items with --jsonl")
+        raise UsageError("name image or video files, or a file of items with --jsonl")
     names = [file.name for file in files]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -88,20 +94,21 @@ def search(
     index: Name,
     words: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
     image: Annotated[Path | None, typer.Option(help="Image file to look for.")] = None,
+    video: Annotated[Path | None, typer.Option(help="Video file to look for.")] = None,
     top_k: Annotated[int, typer.Option(help="Most hits.", min=1, max=1000)] = 10,
-    modality: Annotated[str | None, typer.Option(help="Only items of this modality: image, text.")] = None,
+    modality: Annotated[str | None, typer.Option(help="Only items of this modality: image, text, video.")] = None,
     where: Annotated[list[str] | None, typer.Option("--filter", help="FIELD=VALUE of the metadata.")] = None,
     url: Url = HERE,
     key: Key = None,
     model: Model = None,
     json: Json = False,
 ) -> None:
-    """Find items by words or by an image."""
-    if (words is None) == (image is None):
-        raise UsageError("give either words or --image FILE")
-    if image is not None and not image.is_file():
-        raise UsageError(f"{image} is no file")
-    item = {"text": words} if image is None else {"image": image}
+    """Find items by words, an image or a video."""
+    item = {n: v for n, v in (("text", words), ("image", image), ("video", video)) if v is not None}
+    if len(item) != 1:
+        raise UsageError("give either words, --image FILE or --video FILE")
+    if absent := next((v for v in item.values() if isinstance(v, Path) and not v.is_file()), None):
+        raise UsageError(f"{absent} is no file")
     fields = dict(_field(text) for text in where or ())
     with _client(url, key) as client:
         found = client.search(index, item, top_k=top_k, filter=fields, modality=modality, model=model)
@@ -137,6 +144,39 @@ def list_(
         print_table(columns, rows)
 
 
+@app.command()
+def rebuild(
+    index: Name,
+    wait: Annotated[bool, typer.Option(help="Wait for the end.")] = True,
+    url: Url = HERE,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Make the files of an index small and its search fast anew; it is searched and written meanwhile.
+
+    Exits 1 if it fails: then the index goes on as it was.
+    """
+    with _client(url, key) as client, progress() as display:
+        found = client.rebuild_index(index)
+        bar = display.add_task(f"rebuild {index}", total=1.0)
+        while wait and found["rebuild"]["stage"] not in ("done", "failed"):
+            state = found["rebuild"]
+            display.update(bar, completed=state["share"], description=f"rebuild {index}: {state['stage']}")
+            time.sleep(POLL_S)
+            found = client.get_index(index)
+    failed = found["rebuild"]["stage"] == "failed"
+    if json:
+        print_json(found)
+    elif failed:
+        stderr.print(f"error: {index} was not rebuilt: {found['rebuild']['error']}", markup=False, soft_wrap=True)
+    else:
+        recall = "" if found["recall"] is None else f", recall {found['recall']:.3f} on {found['recall_of']}"
+        done = "rebuilt" if wait else "being rebuilt"
+        stdout.print(f"{index} is {done}: {found['items']} items, {found['mode']}{recall}", markup=False)
+    if failed:
+        raise typer.Exit(1)
+
+
 @contextmanager
 def _client(url: str, key: str | None) -> Iterator[Client]:
     """Where no server is, the command was called wrongly."""
@@ -165,7 +205,8 @@ def _put_files(client: Client, index: str, files: list[Path], model: str | None)
 
     def put(file: Path) -> tuple[str, str | None]:
         try:
-            client.put_item(index, file.name, {"image": file}, model=model)
+            field = "video" if file.suffix.lower() in VIDEOS else "image"
+            client.put_item(index, file.name, {field: file}, model=model)
         except Unreachable:
             raise
         except ServiceError as error:

@@ -1,122 +1,121 @@
-"""The default index: a SQLite file on disk, its vectors also in memory, searched exactly. Needs no server.
+"""The default index: SQLite and a file of vectors, on disk. Needs no server.
 
-The file is only read when the index is opened, and to list it. Every write is committed to it, with a sync to the
-disk, before it is seen by any search: what was acknowledged survives the end of the process at any moment.
+Every write is on the disk before it is seen by any search: the vectors first, in rows that nobody knows of, then the
+table that makes them known. What was acknowledged survives the end of the process at any moment.
+
+A search looks at all vectors, unless they are many: then at candidates of a structure that is made in the background
+(`Approximate`), and at all rows that are newer than it.
 """
 
 from __future__ import annotations
 
+import logging
+import re
+import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import astuple
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import orjson
 
-from serving.index._rows import Rows
-from serving.index.base import Hit, Index, Item, Origin, Query, Stats
-from wander.errors import EngineError, InputError, NotFound
+from serving.index._approximate import MOST_HITS, Approximate
+from serving.index._building import Job
+from serving.index._compaction import Compaction, vector_path
+from serving.index._rows import Rows, View
+from serving.index._table import FILE, Table
+from serving.index._upkeep import Upkeep
+from serving.index._vectors import VectorFile
+from serving.index.base import Found, Index, IndexOptions, Item, Origin, Query, Report, Stats, Vector
+from wander.errors import EngineError, NotFound
+from wander.files import flush, staging, sync
 
-FILE = "items.sqlite"
-SCHEMA = 1
-ON_DISK = np.dtype("<f4")
-BUSY_SECONDS = 1.0
-"""How long another process may take to let go of the file."""
+log = logging.getLogger(__name__)
 
-CREATE = f"""
-PRAGMA journal_mode = WAL;
-PRAGMA user_version = {SCHEMA};
-CREATE TABLE origin (model TEXT, version TEXT, adapter TEXT, sha256 TEXT, dimension INTEGER);
-CREATE TABLE item (id TEXT PRIMARY KEY, modality TEXT NOT NULL, vector BLOB NOT NULL, metadata BLOB NOT NULL);
-"""
-PUT = """
-INSERT INTO item VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
-SET modality = excluded.modality, vector = excluded.vector, metadata = excluded.metadata
-"""
+LEAST_ITEMS = 1000
+"""Fewer are searched exactly whatever their size."""
+NEWER = 0.5
+"""Rows that are newer than the structure, as a share of those in it, that are too many."""
+LEAST_DEAD = 10_000
+"""Dead rows that are worth a new file, if there are as many as live ones."""
+QUERIES = 100
+"""The last ones, of which the recall is measured, once there are so many."""
+OURS = re.compile(r"(vectors|approximate)\.([0-9a-f]{8})\b.*|\.approximate\..*")
 
 
 class Embedded(Index):
-    """One connection, which keeps the file locked against other processes: they would not see each other's rows."""
-
-    def __init__(self, connection: sqlite3.Connection, where: str) -> None:
-        """Reads everything. Raises EngineError for an index of another schema, and many errors for a damaged one."""
-        self._connection = connection
-        self._where = where
+    def __init__(self, folder: Path, table: Table, options: IndexOptions) -> None:
+        """Reads the table. Raises EngineError, and many errors for a damaged file."""
+        self._folder = folder
+        self._table = table
+        self._options = options
+        self._where = f"the index in {folder.name}"
         self._closed = False
-        self._writing = threading.Lock()  # of the file; taken before the other
+        self._writing = threading.Lock()  # of the files; taken before the other
         self._memory = threading.Lock()
-        (schema,) = connection.execute("PRAGMA user_version").fetchone()
-        if schema != SCHEMA:
-            raise EngineError(f"{where} has the schema {schema}; this version reads {SCHEMA}")
-        *origin, self.dimension = connection.execute("SELECT * FROM origin").fetchone()
-        self.origin = Origin(*origin)
-        (count,) = connection.execute("SELECT count(*) FROM item").fetchone()
-        self._rows = Rows(self.dimension, count)
-        for item in self._read("SELECT * FROM item"):
-            self.check(item.vector)
-            self._rows.put(item)
+        self._asked: deque[Vector] = deque(maxlen=QUERIES)
+        self._approximate: Approximate | None = None
+        self._upkeep = Upkeep(self._where)
+        self._tried = 0
+        self.origin, self.dimension, self.weights = table.origin, table.dimension, table.weights
+        self._tidy()
+        path = vector_path(folder, table.generation)
+        if not path.exists():
+            raise EngineError(f"{self._where} is damaged: {path.name} is missing")
+        self._rows = Rows(VectorFile(path, table.dimension, table.rows), table.weights, table.rows)
+        for entry in table.entries():
+            self._rows.fill(*entry)
 
     @classmethod
-    def create(cls, folder: Path, origin: Origin, dimension: int) -> None:
-        connection = sqlite3.connect(folder / FILE)
-        try:
-            connection.executescript(CREATE)
-            with connection:
-                connection.execute("INSERT INTO origin VALUES (?, ?, ?, ?, ?)", (*astuple(origin), dimension))
-        finally:
-            connection.close()
+    def create(cls, folder: Path, origin: Origin, dimension: int, weights: int, options: IndexOptions) -> None:
+        generation = Table.create(folder / FILE, origin, dimension, weights)
+        VectorFile(vector_path(folder, generation), dimension).close()
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        path = folder.resolve() / FILE
+    def open(cls, folder: Path, options: IndexOptions) -> Self:
+        folder = folder.resolve()
         try:
-            # Transactions are begun by hand (isolation_level), and threads take turns by a lock (check_same_thread).
-            connection = sqlite3.connect(
-                f"{path.as_uri()}?mode=rw",
-                uri=True,
-                timeout=BUSY_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-        except sqlite3.Error as error:
-            raise EngineError(f"the index in {folder.name} cannot be opened: {error}") from error
-        try:
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("PRAGMA synchronous = FULL")
-            # Reading alone would leave the file to others until the first write.
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("COMMIT")
-            return cls(connection, f"the index in {folder.name}")
-        except (sqlite3.Error, ValueError, TypeError, InputError) as error:
-            connection.close()
+            table = Table(folder / FILE)
+            try:
+                index = cls(folder, table, options)
+            except BaseException:
+                table.close()
+                raise
+        except (sqlite3.Error, OSError, ValueError, TypeError, IndexError) as error:
             raise EngineError(f"the index in {folder.name} is damaged, or open elsewhere: {error}") from error
-        except BaseException:
-            connection.close()
-            raise
+        index._look()
+        return index
+
+    # Items
 
     def put(self, items: Sequence[Item]) -> None:
         for item in items:
             self.check(item.vector)
-        rows = [(i.id, i.modality, i.vector.astype(ON_DISK).tobytes(), orjson.dumps(i.metadata)) for i in items]
-        with self._transaction() as transaction:
-            transaction.executemany(PUT, rows)
-            transaction.commit()
+        if not items:
+            return
+        with self._writing:
+            self._check_open()
+            first = self._rows.count
+            with self._table.transaction():
+                self._rows.vectors.write(first, np.stack([item.vector for item in items]))
+                self._table.put(first, items)
             with self._memory:
-                for item in items:
-                    self._rows.put(item)
+                self._rows.append(items)
+        self._look()
 
     def delete(self, id: str) -> bool:
-        with self._transaction() as transaction:
-            found = transaction.execute("DELETE FROM item WHERE id = ?", (id,)).rowcount == 1
-            transaction.commit()
-            if found:
-                with self._memory:
-                    self._rows.remove(id)
-            return found
+        with self._writing:
+            self._check_open()
+            if self._rows.get(id) is None:
+                return False
+            with self._table.transaction():
+                self._table.delete(id)
+            with self._memory:
+                self._rows.remove(id)
+        self._look()
+        return True
 
     def get(self, id: str) -> Item | None:
         with self._memory:
@@ -126,42 +125,166 @@ class Embedded(Index):
     def page(self, limit: int, after: str = "") -> list[Item]:
         with self._writing:
             self._check_open()
-            return [*self._read("SELECT * FROM item WHERE id > ? ORDER BY id LIMIT ?", after, limit)]
+            vectors = self._rows.vectors.view(self._rows.count)
+            found = self._table.page(limit, after)
+            return [Item(id, modality, vectors[row].copy(), metadata) for row, id, modality, metadata in found]
 
-    def search(self, query: Query) -> list[Hit]:
+    # Search
+
+    def search(self, query: Query) -> Found:
         self.check(query.vector)
         with self._memory:
             self._check_open()
-            return self._rows.search(query)
+            view, approximate = self._rows.view(query), self._approximate
+            if not query.exclude:
+                self._asked.append(query.vector)
+        if approximate is not None and approximate.useful and query.top_k <= MOST_HITS:
+            found = self._search_some(view, approximate, query)
+            if found is not None:
+                return found
+        return Found(view.search(query))
+
+    def _search_some(self, view: View, approximate: Approximate, query: Query) -> Found | None:
+        """None if an exact search has to do it, because what is looked for is rare."""
+        known = view.passing(approximate.candidates(query.vector, view.allowed, query.top_k), query)
+        if len(known) < query.top_k:
+            return None
+        newer = approximate.rows + np.flatnonzero(view.allowed[approximate.rows :])
+        hits = view.rank(np.concatenate([known, view.passing(newer, query)]), query)
+        return Found(hits, "approximate", approximate.recall)
 
     def stats(self) -> Stats:
         with self._memory:
-            return Stats(len(self._rows))
+            count, dead, approximate = len(self._rows), self._rows.dead, self._approximate
+        if approximate is None or not approximate.useful:
+            return Stats(count, deleted=dead, rebuild=self._upkeep.progress)
+        return Stats(count, "approximate", approximate.recall, dead, self._upkeep.progress)
+
+    # Upkeep
+
+    def rebuild(self) -> None:
+        self._check_open()
+        self._upkeep.start(lambda report: self._rebuild(report, whole=True))
+
+    def _look(self) -> None:
+        """Starts what is due; what failed is tried again when there is more."""
+        if self._upkeep.busy or not (self._too_old() or self._too_sparse()):
+            return
+        if not self._upkeep.failed or self._rows.count > (1 + NEWER) * self._tried:
+            self._tried = self._rows.count
+            self._upkeep.start(lambda report: self._rebuild(report, whole=False))
+
+    def _too_old(self) -> bool:
+        """Whether search would gain from a structure, or from a newer one."""
+        made = self._approximate
+        if not self._large(len(self._rows)):
+            return False
+        return made is None or self._rows.count - made.rows > NEWER * made.items
+
+    def _large(self, items: int) -> bool:
+        """Whether so many are searched approximately."""
+        size = items * self.dimension * 4
+        return size > self._options.exact_mb * 1e6 and items >= LEAST_ITEMS and not self.weights
+
+    def _too_sparse(self) -> bool:
+        return self._rows.dead > max(LEAST_DEAD, len(self._rows))
+
+    def _rebuild(self, report: Report, whole: bool) -> None:
+        """Whatever is due; or all of it."""
+        if not whole and self._approximate is None and self._load(report) and not self._too_old():
+            return
+        if (whole and self._rows.dead) or self._too_sparse():
+            self._compact(report)
+        elif whole or self._too_old():
+            made = self._build(report, self._rows, self._table.generation)
+            with self._memory:
+                self._approximate = made
+        self._tidy()
+
+    def _compact(self, report: Report) -> None:
+        with self._writing:
+            compaction = Compaction(self._table, self._rows, self._folder)
+        try:
+            self._copy(compaction, report)
+            made = self._build(report, compaction.rows, compaction.generation)
+            self._copy(compaction, report)
+            sync(self._folder)
+            with self._writing:
+                compaction.finish()
+                with self._memory:
+                    old, self._rows, self._approximate = self._rows, compaction.rows, made
+                    old.vectors.close()
+                with self._table.transaction():
+                    self._table.drop_others()
+        except BaseException:
+            with self._writing:
+                if self._rows is not compaction.rows:
+                    compaction.abandon()
+            raise
+
+    def _copy(self, compaction: Compaction, report: Report) -> None:
+        while compaction.left:
+            report("copying", compaction.copied / compaction.old.count)
+            with self._writing:
+                compaction.step()
+
+    def _build(self, report: Report, rows: Rows, generation: str) -> Approximate | None:
+        """A structure for these rows, on the disk beside them; None where search is exact."""
+        with self._memory:
+            count, live, asked = rows.count, rows.live[: rows.count].copy(), list(self._asked)
+        if not self._large(int(live.sum())):
+            return None
+        job = Job(str(rows.vectors.path), self.dimension, count, self._options.recall)
+        target = self._folder / f"approximate.{generation}.{count}"
+        shutil.rmtree(target, ignore_errors=True)
+        with staging(target) as folder:
+            job.run(folder, live, asked if len(asked) == QUERIES else [], report)
+            flush(folder)
+            folder.rename(target)
+        sync(self._folder)
+        made = Approximate(target)
+        if not made.useful:
+            log.warning(
+                "%s stays exact: approximate search finds only %.3f of the hits", self._where, made.recall.value
+            )
+        return made
+
+    def _load(self, report: Report) -> bool:
+        """Opens the newest structure for these rows that is on the disk, if there is one."""
+        report("opening", 0.0)
+        found = self._folder.glob(f"approximate.{self._table.generation}.*")
+        for path in sorted(found, key=lambda path: int(path.suffix[1:]), reverse=True):
+            try:
+                made = Approximate(path)
+            except (EngineError, RuntimeError) as error:
+                log.warning("%s is made anew, in %s: %s", path.name, self._folder.name, error)
+                continue
+            if made.rows <= self._rows.count:
+                with self._memory:
+                    self._approximate = made
+                return True
+        return False
+
+    def _tidy(self) -> None:
+        """Removes what belongs to no generation, or is older than the structure in use."""
+        with self._writing, self._table.transaction():
+            self._table.drop_others()
+            current = self._table.generation
+        newest = self._approximate.rows if self._approximate is not None else None
+        for path in self._folder.iterdir():
+            ours = OURS.fullmatch(path.name)
+            if not ours or (ours[2] == current and (ours[1] == "vectors" or newest is None)):
+                continue
+            if ours[2] != current or path.name != f"approximate.{current}.{newest}":
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
     def close(self) -> None:
+        self._upkeep.stop()
         with self._writing, self._memory:
             if not self._closed:
                 self._closed = True
-                self._connection.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction of the file; what the block did not commit is undone."""
-        with self._writing:
-            self._check_open()
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                yield self._connection
-            except sqlite3.Error as error:
-                raise EngineError(f"{self._where} cannot be written: {error}") from error
-            finally:
-                with suppress(sqlite3.Error):
-                    self._connection.rollback()
-
-    def _read(self, statement: str, *arguments: Any) -> Iterator[Item]:
-        for id, modality, vector, metadata in self._connection.execute(statement, arguments):
-            array = np.frombuffer(vector, ON_DISK).astype(np.float32)
-            yield Item(id, modality, array, orjson.loads(metadata))
+                self._table.close()
+                self._rows.vectors.close()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -54,7 +54,10 @@ async def read_body(
     body = await _read(request, uploads, settings, files)
     if given := {name: request.query_params[name] for name in options if name in request.query_params}:
         content = body.content
-        return Body([given | item for item in content] if isinstance(content, list) else given | content, body.address)
+        merged: Item | list[Item] = (
+            [{**given, **item} for item in content] if isinstance(content, list) else {**given, **content}
+        )
+        return Body(merged, body.address)
     return body
 
 
@@ -66,15 +69,30 @@ async def _read(request: Request, uploads: tuple[str, ...], settings: Settings, 
         decode_files(body, uploads, files(body.address))
         return body
     if media == "multipart/form-data":
-        try:
-            form = await request.form(max_files=len(uploads) or MAX_FILES, max_fields=MAX_FIELDS)
-        except HTTPException as error:
-            raise MalformedBody(f"the multipart body cannot be parsed: {error.detail}") from error
+        form = await _form(request, len(uploads) or MAX_FILES)
         try:
             return await _from_form(form, address, uploads, settings, files)
         finally:
             await form.close()
     raise UnsupportedMedia(f"{media} is not read here; send application/json or multipart/form-data")
+
+
+async def read_files(request: Request, most: int) -> list[bytes]:
+    """The files of a form that holds nothing else. Raises MalformedBody, and InputError that names another field."""
+    form = await _form(request, most)
+    try:
+        if texts := [name for name, value in form.items() if isinstance(value, str)]:
+            raise InputError(f"{texts[0]} is not a field of a multipart body", texts[0])
+        return [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    finally:
+        await form.close()
+
+
+async def _form(request: Request, max_files: int) -> FormData:
+    try:
+        return await request.form(max_files=max_files, max_fields=MAX_FIELDS)
+    except HTTPException as error:
+        raise MalformedBody(f"the multipart body cannot be parsed: {error.detail}") from error
 
 
 async def _from_form(
@@ -121,11 +139,14 @@ def _from_json(body: bytes, address: dict[str, str]) -> Body:
 
 
 def decode_files(body: Body, uploads: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
-    """Files stand in JSON as base64 (in place). What is `optional` may be something else, for the task to judge."""
+    """Files stand in JSON as base64 (in place). An object or nothing in its place is for the task, and so is whatever
+    else stands in the place of one that is `optional`."""
     items: list[Any] = body.content if isinstance(body.content, list) else [body.content]
     for index, item in enumerate(items):
         for name in (*uploads, *optional):
-            if name not in item or (name in optional and not isinstance(item[name], str)):
+            if item.get(name) is None or isinstance(item[name], dict):
+                continue
+            if name in optional and not isinstance(item[name], str):
                 continue
             where = f"items[{index}].{name}" if isinstance(body.content, list) else name
             if not isinstance(item[name], str):

@@ -9,16 +9,18 @@ from typing import Any
 import orjson
 from fastapi import Request
 
-from serving.index import Origin
+from serving.index import Found, Index, Origin, Stats
 from serving.index.base import Scalar
 from serving.model import Model
 from serving.parsing import parse_json
-from serving.protocols._bodies import Body, decode_files, read_body
+from serving.protocols._arrays import read_items
+from serving.protocols._bodies import Body, decode_files, read_body, read_files
 from serving.settings import Settings
 from wander.bundle import EXAMPLE, PARITY
 from wander.errors import InputError, MalformedBody, TooLarge, UnsupportedMedia
 
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+NPZ = "application/x-npz"
 MAX_ID = 256
 MAX_METADATA = 64 << 10
 """Bytes of an item's metadata as JSON."""
@@ -114,13 +116,19 @@ async def read_one(request: Request, uploads: tuple[str, ...], settings: Setting
     return content, body
 
 
-async def read_lines(request: Request, uploads: tuple[str, ...], settings: Settings) -> list[Record | InputError]:
-    """The items of a bulk request, in order; a line that is none is the error that it deserves.
+async def read_many(request: Request, uploads: tuple[str, ...], settings: Settings) -> list[Record | InputError]:
+    """The items of a bulk request, in order; one that is none is the error that it deserves.
 
-    Raises UnsupportedMedia, MalformedBody for a body without lines, and TooLarge.
+    Raises UnsupportedMedia, MalformedBody for a body that cannot be read as a whole, and TooLarge.
     """
-    if (media := media_type(request)) not in NDJSON:
-        raise UnsupportedMedia(f"{media or 'no media type'} is not read here; send {NDJSON[0]}")
+    media = media_type(request)
+    if media in ("multipart/form-data", NPZ):
+        items = read_items(await _npz_of(request, media), settings.max_body_bytes, settings.max_items)
+        return [_record(item, uploads) for item in items]
+    if media not in NDJSON:
+        raise UnsupportedMedia(
+            f"{media or 'no media type'} is not read here; send {NDJSON[0]}, or an .npz as {NPZ} or in a form"
+        )
     lines = [line for line in (await request.body()).split(b"\n") if line.strip()]
     if not lines:
         raise MalformedBody("the body has no lines; write a JSON object on each")
@@ -129,9 +137,21 @@ async def read_lines(request: Request, uploads: tuple[str, ...], settings: Setti
     return [_record(line, uploads) for line in lines]
 
 
-def _record(line: bytes, uploads: tuple[str, ...]) -> Record | InputError:
+async def _npz_of(request: Request, media: str) -> bytes:
+    if media == NPZ:
+        return await request.body()
+    files = await read_files(request, 1)
+    if len(files) != 1:
+        raise InputError("a multipart body needs one .npz file, and nothing else", "file")
+    return files[0]
+
+
+def _record(given: bytes | dict[str, Any] | InputError, uploads: tuple[str, ...]) -> Record | InputError:
+    """Of a line of JSON, or an item that was read."""
+    if isinstance(given, InputError):
+        return given
     try:
-        content = parse_json(line, "the line")
+        content = parse_json(given, "the line") if isinstance(given, bytes) else given
         if not isinstance(content, dict):
             raise InputError("an item must be a JSON object")
         record = Record.of(content.pop("id", None), content)
@@ -154,12 +174,33 @@ def origin_of(model: Model) -> Origin:
     return Origin(model.name, model.version, model.adapter, hashlib.sha256(made_of).hexdigest())
 
 
+def described(name: str, index: Index) -> dict[str, Any]:
+    """What there is to know of an index."""
+    stats = index.stats()
+    sizes = {"items": stats.items, "deleted_rows": stats.deleted, "dimension": index.dimension}
+    rebuild = None if stats.rebuild is None else vars(stats.rebuild)
+    return {"index": name, **sizes, **mode_of(stats), "rebuild": rebuild, **vars(index.origin)}
+
+
+def mode_of(found: Found | Stats) -> dict[str, Any]:
+    """How it is searched; for an approximate search its recall, and of what that was measured."""
+    recall = found.recall
+    return {
+        "mode": found.mode,
+        "recall": None if recall is None else recall.value,
+        "recall_of": None if recall is None else recall.of,
+    }
+
+
 # Of the document
 
 _ITEM = {
     "image": {"type": "string", "description": "an image file in base64"},
     "text": {"type": "string"},
-    "video": {"type": "object", "description": "features of its experts, for a model of text and video"},
+    "video": {
+        "type": ["object", "string"],
+        "description": "features of its experts, or a video file in base64, for a model of text and video",
+    },
     "model": {"type": "string"},
 }
 _METADATA = {"metadata": {"type": "object"}}
@@ -174,15 +215,22 @@ _SEARCH = {
 def one_body(search: bool) -> dict[str, Any]:
     """The request body of a search, or of an item that is put."""
     more: dict[str, Any] = _SEARCH if search else _METADATA
-    file = {"image": {"type": "string", "format": "binary"}}
+    files = {name: {"type": "string", "format": "binary"} for name in ("image", "video")}
     content = {
         "application/json": {"schema": {"type": "object", "properties": {**_ITEM, **more}}},
-        "multipart/form-data": {"schema": {"type": "object", "properties": {**_ITEM, **more, **file}}},
+        "multipart/form-data": {"schema": {"type": "object", "properties": {**_ITEM, **more, **files}}},
     }
     return {"requestBody": {"required": True, "content": content}}
 
 
-def lines_body() -> dict[str, Any]:
+def many_body() -> dict[str, Any]:
     """The request body of items that are put together."""
     text = {"type": "string", "description": "a JSON object on each line: id, image, text or video, metadata"}
-    return {"requestBody": {"required": True, "content": {NDJSON[0]: {"schema": text}}}}
+    arrays = (
+        "an .npz with a row an item: id (N) and metadata (N, each a JSON object) as text; fields such as text (N) or "
+        "video.experts.rgb.features (N, T, D). NaN, or an empty text, fills up what an item does not have"
+    )
+    file = {"type": "string", "format": "binary", "description": arrays}
+    form = {"type": "object", "properties": {"file": file}, "required": ["file"]}
+    content = {NDJSON[0]: {"schema": text}, NPZ: {"schema": file}, "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": content}}

@@ -7,7 +7,9 @@ from typing import ClassVar
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from serving.metrics import ReadyCollector
 from serving.protocols.base import Protocol, json_response
+from serving.service import Service
 from wander.errors import NotReady
 
 
@@ -15,6 +17,10 @@ class Health(Protocol):
     """`/livez`: the process answers. `/readyz`: every model is loaded, and the server is not draining."""
 
     prefix: ClassVar[str] = "/"
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(service)
+        service.metrics.registry.register(ReadyCollector(lambda: service.repository.ready))
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["operations"])

@@ -63,6 +63,7 @@ class KServeHttp(Protocol):
 
     async def _infer(self, name: str, version: str | None, scope: Scope, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.service.admit(name, version)
         body = await _read(receive)
         if (encoding := headers.get(b"content-encoding")) is not None:
             body = await asyncio.to_thread(inflated, body, encoding, self.service.settings.max_body_bytes)

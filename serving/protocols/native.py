@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
 
-from serving.model import Model
+from serving.model import Model, weights_bytes
 from serving.protocols._bodies import read_body
 from serving.protocols._openapi import PROBLEMS, RESPONSES, answer_content, parameters, request_body
 from serving.protocols.base import Protocol, deadline, json_response, problem, server_timing
@@ -121,6 +121,8 @@ def describe(model: Model) -> dict[str, Any]:
             "reference": model.bundle.parity["reference"],
         },
         "provenance": manifest.provenance,
+        "weights_bytes": weights_bytes(model.bundle),
+        "items": {operation: model.task.operation(operation).schema() for operation in model.task.operations},
     }
 
 

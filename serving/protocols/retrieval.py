@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
 
 from serving.auth import charge
-from serving.index import Hit, Index, Indexes, Item, Origin, Query
+from serving.index import Found, Index, Indexes, IndexOptions, Item, Origin, Query
 from serving.index.base import Vector
 from serving.metrics import IndexCollector
 from serving.protocols._bodies import ADDRESS
@@ -24,11 +24,13 @@ from serving.protocols._openapi import RESPONSES
 from serving.protocols._retrieval import (
     Record,
     Search,
-    lines_body,
+    described,
+    many_body,
+    mode_of,
     one_body,
     origin_of,
     page_of,
-    read_lines,
+    read_many,
     read_one,
 )
 from serving.protocols.base import Protocol, deadline, json_response, problem
@@ -46,9 +48,11 @@ class Retrieval(Protocol):
 
     def __init__(self, service: Service) -> None:
         super().__init__(service)
-        self.indexes = Indexes(service.settings.indexes)
+        settings = service.settings
+        options = IndexOptions(settings.index_exact_mb, settings.index_recall, settings.index_server)
+        self.indexes = Indexes(settings.indexes, "embedded" if options.server is None else "chroma", options)
         self.uploads = tuple(sorted({name for _, t in tasks if EMBED in t.operations for name in t.uploads}))
-        service.metrics.registry.register(IndexCollector(self.indexes.sizes))
+        service.metrics.registry.register(IndexCollector(self._measures))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -66,9 +70,11 @@ class Retrieval(Protocol):
         one = items + "/{id:path}"
         for method, path, endpoint, summary, body in (
             ("GET", "", self._indexes, "Every index", {}),
+            ("GET", "/{index}", self._show, "An index: its size, its model, how it is searched", {}),
+            ("POST", "/{index}/rebuild", self._rebuild, "Start to make search fast and files small anew", {}),
             ("DELETE", "/{index}", self._remove, "Remove an index with all its items", {}),
             ("GET", items, self._list, "Items of an index, by id: `limit` of them, `after` an id", {}),
-            ("PUT", items, self._put_many, "Add or replace many items, one JSON object a line", lines_body()),
+            ("PUT", items, self._put_many, "Add or replace many items: NDJSON, or an .npz", many_body()),
             ("GET", one, self._get, "One item", {}),
             ("PUT", one, self._put, "Add or replace an item", one_body(search=False)),
             ("DELETE", one, self._delete, "Remove an item, if it is there", {}),
@@ -92,16 +98,32 @@ class Retrieval(Protocol):
 
     def _describe(self, name: str) -> dict[str, Any]:
         try:
-            index = self.indexes.get(name)
-            stats = index.stats()
+            return described(name, self.indexes.get(name))
         except ServiceError as error:
             return {"index": name, "error": problem(error)}
-        return {"index": name, **vars(stats), "dimension": index.dimension, **vars(index.origin)}
+
+    async def _show(self, index: str) -> Response:
+        return json_response(await asyncio.to_thread(lambda: described(index, self.indexes.get(index))))
+
+    async def _rebuild(self, index: str) -> Response:
+        """Answers at once; `rebuild` in what describes the index tells how far it is."""
+
+        def start() -> dict[str, Any]:
+            opened = self.indexes.get(index)
+            opened.rebuild()
+            return described(index, opened)
+
+        return json_response(await asyncio.to_thread(start), 202)
+
+    def _measures(self) -> list[tuple[str, int, int, bool, float | None]]:
+        return [
+            (name, s.items, s.deleted, s.mode == "approximate", s.recall.value if s.recall else None)
+            for name, s in self.indexes.last_stats()
+        ]
 
     async def _remove(self, index: str) -> Response:
         await asyncio.to_thread(self.indexes.remove, index)
-        with suppress(KeyError):
-            self.service.metrics.searches.remove(index)
+        self.service.metrics.searches.remove_by_labels({"index": index})
         return json_response({"index": index, "deleted": True})
 
     # Items
@@ -135,7 +157,7 @@ class Retrieval(Protocol):
 
     async def _put_many(self, request: Request, index: str) -> Response:
         until = deadline(request)
-        records = await read_lines(request, self.uploads, self.service.settings)
+        records = await read_many(request, self.uploads, self.service.settings)
         charge(len(records))
         address = {name: request.query_params[name] for name in ADDRESS if name in request.query_params}
         target = self._target(await asyncio.to_thread(self.indexes.find, index), address)
@@ -166,7 +188,9 @@ class Retrieval(Protocol):
         items = [Item(r.id, a.content["modality"], _vector(a), r.metadata) for r, a in made]
         models = {id(answer.model): answer.model for _, answer in made}.values()
         origins = [origin_of(model) for model in models]
-        opened = self.indexes.ensure(index, origins[0], items[0].vector.size)
+        task = made[0][1].model.task
+        weights = len(task.divisor(made[0][1].content))
+        opened = self.indexes.ensure(index, origins[0], items[0].vector.size, weights)
         for origin in origins:
             opened.origin.check(origin)
         opened.put(items)
@@ -185,7 +209,7 @@ class Retrieval(Protocol):
         elif body.address:
             self._target(opened, body.address)
 
-        def look() -> tuple[list[Hit], float]:
+        def look() -> tuple[Found, float]:
             if answer is not None:
                 opened.origin.check(origin_of(answer.model))
             vector = _existing(opened, search.id or "").vector if answer is None else _vector(answer)
@@ -193,9 +217,9 @@ class Retrieval(Protocol):
             started = time.monotonic()
             return opened.search(query), time.monotonic() - started
 
-        hits, seconds = await asyncio.to_thread(look)
-        self.service.metrics.searches.labels(index).observe(seconds)
-        content = {"hits": [vars(hit) for hit in hits], "index": index, "mode": opened.stats().mode}
+        found, seconds = await asyncio.to_thread(look)
+        self.service.metrics.searches.labels(index, found.mode).observe(seconds)
+        content = {"hits": [vars(hit) for hit in found.hits], "index": index, **mode_of(found)}
         made_by = _made_by(answer or opened.origin)
         made_by["timing"]["search"] = round(seconds * 1000, 3)
         return json_response({**content, **made_by})
@@ -215,8 +239,6 @@ class Retrieval(Protocol):
         task = self.service.repository.get(name).task
         if EMBED not in task.operations:
             raise NotFound(f"model {name!r} does the task {task.manifest.task!r}, which makes no vectors")
-        if reason := task.not_indexable():
-            raise InputError(f"model {name!r} can neither fill nor search an index: {reason}", "model")
         target = Target(task.manifest.task, EMBED, **{**address, "model": name})
         model = self.service.resolve(target)
         if index is not None:
@@ -228,7 +250,7 @@ class Retrieval(Protocol):
         if not self.service.repository.ready:
             raise NotReady("the models are being loaded")
         models = self.service.repository.defaults
-        found = [m.name for m in models if EMBED in m.task.operations and m.task.not_indexable() is None]
+        found = [m.name for m in models if EMBED in m.task.operations]
         if not found:
             raise NotFound("there is no model here that makes vectors for an index")
         if len(found) > 1:
@@ -244,7 +266,9 @@ def _existing(index: Index, id: str) -> Item:
 
 
 def _vector(answer: Answer) -> Vector:
-    return np.asarray(answer.content["embedding"], np.float32)
+    """What is stored and looked for: the vector, and what divides its scores."""
+    weights = answer.model.task.divisor(answer.content)
+    return np.asarray([*answer.content["embedding"], *weights], np.float32)
 
 
 def _public(item: Item) -> dict[str, Any]:

@@ -12,12 +12,16 @@ from wander.errors import UsageError
 
 ELSEWHERE = {
     "indexes": "an index has one holder, which no process here can be for good",
+    **dict.fromkeys(("index_server", "index_exact_mb", "index_recall"), "there are no indexes; see --indexes"),
     "workers": "Ray runs the processes; see --max-replicas and --ingress-replicas",
     "grpc_port": "Ray's proxy passes on HTTP alone",
+    "demo": "its pages hold sessions; run it beside the service: wander demo --url",
+    "demo_key": "there is no demonstration here",
     "model_control": "the command that is run again swaps models",
     "load": "every model of the folder is served",
     "memory_mb": "Ray places replicas by their cores",
     "max_connections": "Ray's proxy holds the connections",
+    "keep_alive_s": "Ray's proxy holds the connections",
 }
 """Settings of the server that mean nothing here -> why."""
 

@@ -14,7 +14,8 @@ from tests.oracles import SHARED, needs_mosi
 from wander.backbones.base import run
 from wander.bundle import Bundle
 from wander.tasks import tasks
-from wander.training.datasets import load_rows, open_dataset
+from wander.tasks._sequences import SequenceTask
+from wander.training.datasets import arrays, load_rows, open_dataset
 from wander.training.evaluation import evaluate
 
 pytestmark = needs_mosi
@@ -49,6 +50,32 @@ def test_served_decisions_are_those_of_offline_torch(serve: Start, bundle: Bundl
     metrics = task.metrics({"score": served[:, None]}, labels)
     assert metrics["acc2"] >= 0.77
     assert metrics["mae"] <= 0.90
+
+
+def test_explanations_account_for_what_the_adapter_changed(serve: Start, bundle: Bundle) -> None:
+    """Against torch alone: the score of the host, and that of the host whose adapter adds nothing."""
+    task = tasks.get("sentiment")(bundle.manifest, bundle.path)
+    assert isinstance(task, SequenceTask)
+    split = open_dataset(DATA).load(DATA, "test", task.inputs)
+    items = [{name: np.asarray(rows).tolist() for name, rows in item.items()} for item in split.items[:200]]
+    client = serve(bundle.path.parents[1])
+    reply = client.post("/v1/sentiment", json={"items": items}, params={"explain": "true"}).raise_for_status()
+    told = [answer["explanation"] for answer in reply.json()["results"]]
+
+    inputs = {name: value[:200] for name, value in arrays(split, task, "model").items()}
+    host = compose(ROOT / "zoo" / "mosi-sentiment").host
+    adapted = run(host.towers("score")["model"], inputs)["score"][:, 0]
+    assert host.adapter_module is not None
+    host.adapter_module.zero_()
+    alone = run(host.towers("score")["model"], inputs)["score"][:, 0]
+    np.testing.assert_allclose([each["score"] for each in told], adapted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose([each["residual_score"] for each in told], alone, rtol=0, atol=1e-5)
+    assert np.abs(adapted - alone).max() > 0.1
+    for name in ("text", "audio", "vision"):
+        parts = [each["modalities"][name] for each in told]
+        sums = [sum(part["contributions"]) + part["padding"] for part in parts]
+        np.testing.assert_allclose(sums, adapted - alone, rtol=0, atol=1e-4)
+        assert [len(part["contributions"]) for part in parts] == [len(item[name]) for item in items]
 
 
 def test_checkpoint_and_bundle_have_the_same_metrics(bundle: Bundle) -> None:

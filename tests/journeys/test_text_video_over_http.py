@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from typing import Any
@@ -106,15 +107,20 @@ def test_the_models_page_names_what_the_towers_give(served: tuple[Oracle, httpx.
     assert [one["name"] for one in graphs["video"]["outputs"]] == ["video_embedding", "availability"]
 
 
-def test_videos_are_found_by_captions_and_captions_by_videos(served: tuple[Oracle, httpx.Client]) -> None:
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_videos_are_found_by_captions_and_captions_by_videos(served: tuple[Oracle, httpx.Client], setting: str) -> None:
     oracle, client = served
-    expected = oracle.outputs["sims_keep_missing_true"]
-    kept = {"videos": videos(oracle), "captions": captions(oracle)}
+    expected = oracle.outputs[SETTINGS[setting]]
+    kept = {f"videos-{setting}": videos(oracle), f"captions-{setting}": captions(oracle)}
     for index, items in kept.items():
         for number, item in enumerate(items):
-            body = {**item, "model": "keep", "metadata": {"number": number}}
+            body = {**item, "model": setting, "metadata": {"number": number}}
             client.put(f"/v1/retrieval/{index}/items/{number}", json=body).raise_for_status()
-    for index, asking, scores in (("videos", kept["captions"], expected), ("captions", kept["videos"], expected.T)):
+    of_videos, of_captions = kept
+    for index, asking, scores in (
+        (of_videos, kept[of_captions], expected),
+        (of_captions, kept[of_videos], expected.T),
+    ):
         for row, item in enumerate(asking):
             reply = client.post(f"/v1/retrieval/{index}/search", json={**item, "top_k": 100}).raise_for_status()
             found = np.zeros(scores.shape[1])
@@ -123,21 +129,40 @@ def test_videos_are_found_by_captions_and_captions_by_videos(served: tuple[Oracl
             assert difference(found, scores[row]) <= LIMIT
 
 
-def test_an_index_refuses_what_no_product_can_compare(served: tuple[Oracle, httpx.Client]) -> None:
+def test_videos_come_as_arrays_too(served: tuple[Oracle, httpx.Client]) -> None:
+    """The same items, in one .npz, make the same vectors."""
     oracle, client = served
-    body = {**videos(oracle)[0], "model": "drop"}
-    for reply in (
-        client.put("/v1/retrieval/other/items/a", json=body),
-        client.put(
-            "/v1/retrieval/other/items?model=drop",
-            content=json.dumps({**videos(oracle)[0], "id": "a"}),
-            headers={"content-type": "application/x-ndjson"},
-        ),
-    ):
-        assert reply.status_code == 422
-        assert "keep_missing_modalities" in reply.json()["detail"]
-    # Without a name the only model that can is meant.
-    assert client.put("/v1/retrieval/other/items/a", json=videos(oracle)[0]).json()["model"] == "keep"
+    items = videos(oracle)
+    arrays: dict[str, NDArray[Any]] = {"id": np.array([str(n) for n in range(len(items))])}
+    for name in oracle.sizes["experts"]:
+        for field in ("features", "times", "maximum"):
+            given = [item["video"]["experts"].get(name, {}).get(field) for item in items]
+            known = [np.asarray(value, np.float32) for value in given if value is not None]
+            if known:
+                rows = max(len(value) for value in known)
+                array = np.full((len(items), rows, *known[0].shape[1:]), np.nan, np.float32)
+                for number, value in enumerate(given):
+                    if value is not None:
+                        array[number, : len(value)] = value
+                arrays[f"video.experts.{name}.{field}"] = array
+    for _ in range(2):
+        file = io.BytesIO()
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        reply = client.put(
+            "/v1/retrieval/arrays/items?model=keep",
+            content=file.getvalue(),
+            headers={"content-type": "application/x-npz"},
+        )
+        assert all("error" not in result for result in reply.raise_for_status().json()["results"])
+    for number, item in enumerate(items):
+        client.put(f"/v1/retrieval/lists/items/{number}", json={**item, "model": "keep"}).raise_for_status()
+    for caption in captions(oracle):
+        hits = [
+            client.post(f"/v1/retrieval/{index}/search", json={**caption, "top_k": 100}).json()["hits"]
+            for index in ("arrays", "lists")
+        ]
+        assert [hit["id"] for hit in hits[0]] == [hit["id"] for hit in hits[1]]
+        assert difference(*(np.array([hit["score"] for hit in some]) for some in hits)) <= LIMIT
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_files_in_json_are_base64(client: httpx.Client) -> None:
     assert many["whole"] == [True, False]
 
 
-@pytest.mark.parametrize("value", ["not base64!", "YQ", "ü", 5, None, [ENCODED], {}])
+@pytest.mark.parametrize("value", ["not base64!", "YQ", "ü", 5, True, [ENCODED]])
 def test_what_is_no_base64_is_named(client: httpx.Client, value: object) -> None:
     for body, field in (
         ({"image": value}, "image"),

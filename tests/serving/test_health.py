@@ -33,6 +33,7 @@ def test_live_before_and_ready_after_loading(models: Path) -> None:
                 assert answer.status_code == 503
                 assert int(answer.headers["retry-after"]) >= 1
                 assert answer.json()["type"] == "urn:wander:error:NotReady"
+            assert "\nwander_ready 0.0\n" in server.client.get("/metrics").text
             for query in ({}, {"model": "mosi"}):
                 assert server.post("/v1/sentiment", json=item(), params=query).status_code == 503
             assert server.client.get("/v1/models").json() == {"models": []}
@@ -41,6 +42,7 @@ def test_live_before_and_ready_after_loading(models: Path) -> None:
             gate.set()
         assert ready.wait(PATIENCE)
         assert server.client.get("/readyz").json() == {"status": "ready", "models": ["iemocap", "mosi"]}
+        assert "\nwander_ready 1.0\n" in server.client.get("/metrics").text
         assert server.post("/v1/sentiment", json=item()).status_code == 200
     assert failures == []
 

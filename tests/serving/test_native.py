@@ -332,6 +332,9 @@ def test_models(server: Running) -> None:
     assert parity["max_rel"] < 1e-5
     assert parity["agreement"] == 1
     assert models[0]["labels"] == ["angry", "happy", "sad"]
+    assert model["weights_bytes"] > 0
+    assert model["items"][""]["properties"]["text"]["maxItems"] == 3
+    assert models[0]["items"][""]["required"] == ["text", "vision"]
     assert server.client.get("/v1/models/mosi").json() == model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,12 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.app import create_app
+from serving.index import Indexes, Item
 from serving.settings import Settings
 from tests.serving.building import Linear, Running, running
 from tests.serving.building import publish as publish_sentiment
@@ -103,7 +106,8 @@ def test_text_finds_images_and_image_finds_texts(filled: Running) -> None:
 
 def test_answer_of_a_search(filled: Running) -> None:
     body = filled.post(SEARCH, json={"text": "red", "top_k": 2}).json()
-    assert set(body) == {"hits", "index", "mode", "model", "version", "adapter", "timing"}
+    assert (body["recall"], body["recall_of"]) == (None, None)
+    assert set(body) == {"hits", "index", "mode", "recall", "recall_of", "model", "version", "adapter", "timing"}
     assert (body["index"], body["mode"]) == ("things", "exact")
     assert (body["model"], body["version"], body["adapter"]) == ("colours", "1", "multiway")
     assert set(body["timing"]) == {"queue", "preprocess", "inference", "postprocess", "search"}
@@ -220,8 +224,11 @@ def test_indexes(server: Running, settings: Settings) -> None:
     assert described == {
         "index": "things",
         "items": 6,
+        "deleted_rows": 0,
         "mode": "exact",
         "recall": None,
+        "recall_of": None,
+        "rebuild": None,
         "dimension": 3,
         "model": "colours",
         "version": "1",
@@ -501,8 +508,91 @@ def test_document(filled: Running) -> None:
     methods = {path: set(operations) for path, operations in paths.items() if path.startswith("/v1/retrieval")}
     assert methods == {
         "/v1/retrieval": {"get"},
-        "/v1/retrieval/{index}": {"delete"},
+        "/v1/retrieval/{index}": {"get", "delete"},
+        "/v1/retrieval/{index}/rebuild": {"post"},
         "/v1/retrieval/{index}/items": {"get", "put"},
         "/v1/retrieval/{index}/items/{id}": {"get", "put", "delete"},
         "/v1/retrieval/{index}/search": {"post"},
     }
+
+
+# Arrays, and rebuilds
+
+
+def npz(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **{name: np.asarray(array) for name, array in arrays.items()})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", [True, False])
+def test_items_as_arrays(server: Running, form: bool) -> None:
+    """Twice, which changes nothing; one that is wrong does not harm the others."""
+    texts, metadata = ["red", "green", "", "blue"], ['{"kind": "word"}', "", "{}", "[]"]
+    body = npz(id=["a", "b", "c", "d"], text=texts, metadata=metadata)
+    for _ in range(2):
+        if form:
+            answer = server.client.put(ITEMS, files={"file": ("items.npz", body)})
+        else:
+            answer = server.client.put(ITEMS, content=body, headers={"content-type": "application/x-npz"})
+        results = answer.json()["results"]
+        assert [one.get("id") for one in results] == ["a", "b", None, None]
+        assert [one["error"]["field"] for one in results[2:]] == ["items[2].image", "items[3].metadata"]
+        assert len(server.client.get(ITEMS).json()["items"]) == 2
+    assert ids(server.post(SEARCH, json={"text": "red", "filter": {"kind": "word"}})) == ["a"]
+    pictures = npz(id=["e"], image=[b64(RED)])
+    assert server.client.put(ITEMS, files={"file": ("items.npz", pictures)}).json()["results"][0]["modality"] == "image"
+
+
+def test_arrays_that_are_refused(server: Running) -> None:
+    many = npz(id=[str(n) for n in range(MAX_ITEMS + 1)], text=["red"] * (MAX_ITEMS + 1))
+    for body, refusal in (
+        (many, (413, "id")),
+        (b"PK", (400, None)),
+        (npz(id=["a"], text=np.array([{}])), (400, "text")),
+        (npz(text=["a"]), (422, "id")),
+    ):
+        assert problem(server.client.put(ITEMS, files={"file": ("items.npz", body)})) == refusal
+    file = {"file": ("items.npz", npz(id=["a"], text=["red"]))}
+    assert problem(server.client.put(ITEMS, data={"more": "1"}, files=file)) == (422, "more")
+    two = [("file", ("a.npz", b"PK")), ("file", ("b.npz", b"PK"))]
+    assert problem(server.client.put(ITEMS, files=two)) == (400, None)
+    assert server.client.get("/v1/retrieval").json() == {"indexes": []}
+
+
+def test_rebuild(server: Running) -> None:
+    fill(server)
+    server.client.delete(f"{ITEMS}/red")
+    assert server.client.get("/v1/retrieval/things").json()["deleted_rows"] == 1
+    answer = server.post("/v1/retrieval/things/rebuild")
+    assert answer.status_code == 202
+    while (described := server.client.get("/v1/retrieval/things").json())["rebuild"]["stage"] not in ("done", "failed"):
+        assert answer.json()["index"] == "things"
+    assert described["rebuild"] == {"stage": "done", "share": 1.0, "error": None}
+    assert (described["items"], described["deleted_rows"]) == (5, 0)
+    assert problem(server.post("/v1/retrieval/nothing/rebuild")) == (404, None)
+    assert problem(server.client.get("/v1/retrieval/nothing")) == (404, None)
+
+
+def test_approximate_search_says_so(settings: Settings) -> None:
+    pytest.importorskip("faiss")
+    random = np.random.default_rng(0)
+    colours = random.uniform(0, 1, (3000, 3)).astype(np.float32)
+    with running(settings) as server:
+        put(server, "a", text="red")
+    indexes = Indexes(settings.indexes)
+    indexes.get("things").put([Item(f"{n}", "image", v / np.linalg.norm(v)) for n, v in enumerate(colours)])
+    indexes.close()
+    with running(settings.model_copy(update={"index_exact_mb": 0.001})) as server:
+        while (described := server.client.get("/v1/retrieval/things").json())["mode"] == "exact":
+            assert described["rebuild"]["stage"] != "failed"
+        assert described["recall"] >= 0.95
+        body = server.post(SEARCH, json={"text": "green"}).json()
+        assert (body["mode"], body["recall"], body["recall_of"]) == ("approximate", described["recall"], "items")
+        assert len(body["hits"]) == 10
+        assert server.post(SEARCH, json={"text": "green", "top_k": 1000}).json()["mode"] == "exact"
+        text = server.client.get("/metrics").text
+        assert f'wander_index_recall{{index="things"}} {described["recall"]}' in text
+        assert 'wander_index_approximate{index="things"} 1.0' in text
+        assert 'wander_index_search_seconds_count{index="things",mode="approximate"} 1.0' in text
+        assert 'wander_index_search_seconds_count{index="things",mode="exact"} 1.0' in text

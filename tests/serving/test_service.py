@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -11,13 +12,14 @@ from typing import Any, TypeVar
 
 import pytest
 
+from serving import service as room
 from serving.metrics import Metrics
 from serving.repository import Repository
 from serving.service import Answer, Service, Target
 from serving.settings import Settings
 from tests.serving.building import Linear, item, items, publish, random_rows
 from wander.engines.fake import FakeSession
-from wander.errors import DeadlineExceeded, InputError, NotFound, NotReady, ServiceError, TooLarge
+from wander.errors import DeadlineExceeded, InputError, NotFound, NotReady, Overloaded, ServiceError, TooLarge
 
 T = TypeVar("T")
 
@@ -181,3 +183,70 @@ def test_answer_that_is_not_finite_is_an_error_of_its_item_alone(service: Servic
     assert isinstance(answers[1], InputError)
     assert isinstance(answers[0], Answer)
     assert isinstance(answers[2], Answer)
+
+
+class Slow:
+    """An operation that reads files until it is let go on."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.gate, self.read = inner, threading.Event(), 0
+
+    def preprocess(self, given: Any) -> Any:
+        given = dict(given)
+        if given.pop("file", None) is not None:
+            self.read += 1
+            assert self.gate.wait(20)
+        return self.inner.preprocess(given)
+
+    def postprocess(self, given: Any, outputs: Any) -> Any:
+        return self.inner.postprocess(given, outputs)
+
+
+@pytest.fixture
+def slow(service: Service, monkeypatch: pytest.MonkeyPatch) -> Slow:
+    task = service.resolve(Target("sentiment")).task
+    operation = Slow(task.operation(""))
+    monkeypatch.setattr(task, "slow", ("file",), raising=False)
+    monkeypatch.setattr(task, "operation", lambda name: operation)
+    return operation
+
+
+def test_files_that_take_long_hold_up_nobody_else(service: Service, slow: Slow) -> None:
+    async def ask() -> None:
+        files = [asyncio.create_task(service.predict(Target("sentiment"), {**item(), "file": b"x"})) for _ in range(4)]
+        await asyncio.wait_for(service.predict(Target("sentiment"), item()), 10)
+        assert slow.read <= 1
+        slow.gate.set()
+        assert all(isinstance(answer, Answer) for answer in await asyncio.gather(*files))
+
+    asyncio.run(ask())
+    assert slow.read == 4
+
+
+def test_a_file_whose_turn_comes_too_late_is_not_read(service: Service, slow: Slow) -> None:
+    async def ask() -> None:
+        first = asyncio.create_task(service.predict(Target("sentiment"), {**item(), "file": b"x"}))
+        soon = time.monotonic() + 0.05
+        late = asyncio.create_task(service.predict(Target("sentiment"), {**item(), "file": b"x"}, soon))
+        await asyncio.sleep(0.2)
+        slow.gate.set()
+        await first
+        with pytest.raises(DeadlineExceeded, match="other files"):
+            await late
+
+    asyncio.run(ask())
+    assert slow.read == 1
+
+
+def test_only_so_many_files_wait(service: Service, slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MAX_SLOW", 2)
+
+    async def ask() -> None:
+        files = [asyncio.create_task(service.predict(Target("sentiment"), {**item(), "file": b"x"})) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(Overloaded):
+            await service.predict(Target("sentiment"), {**item(), "file": b"x"})
+        slow.gate.set()
+        await asyncio.gather(*files)
+
+    asyncio.run(ask())

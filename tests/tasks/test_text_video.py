@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.extractors.making import video
+from tests.extractors.test_extractors import onnx_graph
 from tests.serving.schema import problems
 from tests.tasks.test_texts import IDS, VOCABULARY
-from wander.errors import BundleError, InputError
+from wander.errors import BundleError, InputError, TooLarge
 from wander.manifest import BackboneRef, Graph, Manifest
 from wander.signature import Signature, TensorSpec
 from wander.tasks import tasks
@@ -338,10 +340,18 @@ def test_a_model_without_a_tokenizer_says_so(without_words: Task) -> None:
     assert "text" not in without_words.operation("score").schema()["properties"]
 
 
-def test_only_a_score_that_is_one_product_can_be_looked_up(task: Task, folder: Path) -> None:
-    assert task.not_indexable() is None
+def test_what_two_embeddings_say_is_the_score(task: Task, folder: Path) -> None:
+    """The product of the vectors, over that of what divides it where missing experts are left out."""
     dropping = tasks.get("text_video")(manifest(keep_missing_modalities=False), folder)
-    assert "keep_missing_modalities" in str(dropping.not_indexable())
+    found = outputs()
+    for bound in (task, dropping):
+        embed = bound.operation("embed")
+        text, video = (embed.postprocess({}, {side: found[side]}) for side in ("text", "video"))
+        product = np.dot(text["embedding"], video["embedding"])
+        divisors = bound.divisor(text), bound.divisor(video)
+        assert [len(one) for one in divisors] == ([0, 0] if bound is task else [2, 2])
+        score = product if bound is task else product / np.dot(*divisors)
+        assert score == pytest.approx(bound.operation("score").postprocess({}, found)["score"], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -378,3 +388,57 @@ def test_graphs_that_do_not_fit_are_refused(change: str) -> None:
         del graphs["video"]
     with pytest.raises(BundleError, match="text_video"):
         tasks.get("text_video")(whole.model_copy(update={"graphs": graphs}), Path("nowhere"))
+
+
+EXTRACTED = {"rgb": {"kind": "onnx_frames", "file": "rgb.onnx", "input": "pixels", "output": "means", "dimension": 3}}
+
+
+@pytest.fixture
+def watching(folder: Path) -> Task:
+    """Its expert rgb is the mean colour of a picture; nothing makes speech."""
+    onnx_graph(folder)
+    declared = {"rgb": {**EXTRACTED["rgb"], "size": [8, 8], "step": 1}}
+    return tasks.get("text_video")(manifest(text=WORDS, extractors=declared), folder)
+
+
+def test_a_file_is_watched_by_the_experts_that_can(watching: Task) -> None:
+    arrays = tensors(watching, video(40, fps=10))
+    assert arrays["mask"].tolist() == [[1, 1, 1, 1], [0, 0, 0, 0]]
+    assert arrays["positions"][0].tolist() == [2, 3, 4, 5]
+    assert arrays["features_rgb"].any(axis=1).all()
+    assert not arrays["features_speech"].any()
+    np.testing.assert_array_equal(tensors(watching, VIDEO)["features_rgb"][:2], RGB)
+
+
+@pytest.mark.parametrize("value", [b"", b"none", "text", 7])
+def test_what_is_no_video_names_the_field(watching: Task, value: object) -> None:
+    with pytest.raises(InputError) as caught:
+        tensors(watching, value)
+    assert caught.value.field == "video"
+
+
+def test_limits_of_the_manifest_hold(folder: Path) -> None:
+    onnx_graph(folder)
+    declared = {"rgb": {**EXTRACTED["rgb"], "size": [8, 8]}}
+    short = tasks.get("text_video")(manifest(extractors=declared, video={"max_seconds": 1}), folder)
+    with pytest.raises(TooLarge, match="2 seconds long"):
+        tensors(short, video(20, fps=10))
+
+
+def test_a_model_without_extractors_says_what_to_send(task: Task) -> None:
+    with pytest.raises(InputError, match=r"rgb, speech.*features") as caught:
+        tensors(task, video(5))
+    assert caught.value.field == "video"
+
+
+@pytest.mark.parametrize(
+    ("extractors", "words"),
+    [
+        ({"smell": {"kind": "frame_colours"}}, "names smell"),
+        ({"rgb": {"kind": "frame_colours"}}, "makes 900 numbers a row, the graph takes 3"),
+        ({"rgb": {"kind": "crystal_ball"}}, r"preprocessing\.extractors\.rgb\.kind"),
+    ],
+)
+def test_extractors_that_do_not_fit_are_a_broken_bundle(folder: Path, extractors: Any, words: str) -> None:
+    with pytest.raises(BundleError, match=words):
+        tasks.get("text_video")(manifest(extractors=extractors), folder)

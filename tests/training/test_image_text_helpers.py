@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from wander.extractors._statistics import cielab, colours, gradients
 from wander.training.recipes._alignment import regression
 from wander.training.recipes._annealing import Annealing, anneal
 from wander.training.recipes._captioned_corpus import patchwork
 from wander.training.recipes._captions import Sentences
-from wander.training.recipes._descriptors import Descriptors, cielab, colours, gradients
+from wander.training.recipes._descriptors import Descriptors
 
 
 @pytest.fixture

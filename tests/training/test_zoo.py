@@ -28,6 +28,7 @@ LARGEST = {
     "ravdess-emotion": 5_000_000,
     "food": 6_000_000,
     "flickr8k-image-text": 6_000_000,
+    "clips-text-video": 6_000_000,
 }
 needs_food = pytest.mark.skipif(
     not (SHARED / "data" / "food").is_dir(), reason="the folder shared/data/food is not beside the project"

@@ -125,11 +125,12 @@ class Wander(FusionAdapter):
 
         Those of every modality by itself sum to the whole.
         """
-        factors_t = [factor[:, :, :1] for factor in self._token_factors()]
-        factors_h = list(self.factor_dim_list)
+        factors_h, factors_t = list(self.factor_dim_list), [factor[:, :, :1] for factor in self._token_factors()]
         if self.config.form == "product_of_sums":
-            factors_t, factors_h = ([factor.sum(0, keepdim=True) for factor in f] for f in (factors_t, factors_h))
-        return _shares(self.config, self.down, hidden, factors_h, factors_t)
+            factors_h, factors_t = ([factor.sum(0, keepdim=True) for factor in f] for f in (factors_h, factors_t))
+        read = [h[:, :1] for h in hidden] if self.config.first_token_only else hidden
+        features = [activate(self.config.activation, down(h)) for down, h in zip(self.down, read, strict=True)]
+        return _of_all_tokens(token_shares(features, factors_h, factors_t), hidden)
 
     def _token_factors(self) -> list[Tensor]:
         if self.config.first_token_only:
@@ -221,30 +222,27 @@ class FoldedWander(nn.Module):
 
     def forward(self, hidden: Sequence[Tensor]) -> Tensor:
         """Hidden states h_m (B, ℓ_m, E), one a modality, to fused tokens (B, tokens, d_h)."""
-        if self.config.first_token_only:
-            hidden = [h[:, :1] for h in hidden]
-        features = [activate(self.config.activation, down(h)) for down, h in zip(self.down, hidden, strict=True)]
-        fused = reduce(mul, (u @ g @ v for u, g, v in zip(self.pooling, features, self.mixing, strict=True)))
+        factors = zip(self.pooling, self._features(hidden), self.mixing, strict=True)
+        fused = reduce(mul, (u @ g @ v for u, g, v in factors))
         return fused + first_tokens(hidden, self.tokens) if self.config.residual else fused
 
     def shares(self, hidden: Sequence[Tensor]) -> list[Tensor]:
-        """As `Wander.shares`."""
-        factors_t = [u[:1].mT.unsqueeze(0) for u in self.pooling]
-        return _shares(self.config, self.down, hidden, [v.unsqueeze(0) for v in self.mixing], factors_t)
+        """As `Wander.shares`: every token's part of its own factor, times the others."""
+        parts = [u[:1].mT * (g @ v) for u, g, v in zip(self.pooling, self._features(hidden), self.mixing, strict=True)]
+        factors = [part.sum(1, keepdim=True) for part in parts]
+        shares = [reduce(mul, factors[:m] + factors[m + 1 :], part) for m, part in enumerate(parts)]
+        return _of_all_tokens(shares, hidden)
+
+    def _features(self, hidden: Sequence[Tensor]) -> list[Tensor]:
+        """g_m (B, ℓ_m, d) of the tokens that are fused."""
+        read = [h[:, :1] for h in hidden] if self.config.first_token_only else hidden
+        return [activate(self.config.activation, down(h)) for down, h in zip(self.down, read, strict=True)]
 
 
-def _shares(
-    config: WanderConfig,
-    downs: nn.ModuleList,
-    hidden: Sequence[Tensor],
-    factors_h: Sequence[Tensor],
-    factors_t: Sequence[Tensor],
-) -> list[Tensor]:
-    """Shares of all tokens, of which `first_token_only` fuses the first alone."""
-    read = [h[:, :1] for h in hidden] if config.first_token_only else hidden
-    features = [activate(config.activation, down(h)) for down, h in zip(downs, read, strict=True)]
-    shares = token_shares(features, factors_h, factors_t)
-    return [F.pad(share, (0, 0, 0, h.shape[1] - share.shape[1])) for share, h in zip(shares, hidden, strict=True)]
+def _of_all_tokens(shares: Sequence[Tensor], hidden: Sequence[Tensor]) -> list[Tensor]:
+    """Tokens that are not fused have no share."""
+    missing = [h.shape[1] - share.shape[1] for share, h in zip(shares, hidden, strict=True)]
+    return [F.pad(share, (0, 0, 0, n)) if n else share for share, n in zip(shares, missing, strict=True)]
 
 
 plugin = Wander

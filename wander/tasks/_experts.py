@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wander.errors import InputError
+from wander.extractors.base import FIRST
 from wander.tasks._sequences import numbers
 
 UNKNOWN = 1
 """Position of a row without a time, and of padding."""
-FIRST = 2.0
-"""Times begin here: MMT gives a feature the middle of the stretch that it was made from, in seconds, plus this."""
 LATEST = 1e6
 FIELDS = ("features", "times", "maximum")
 Row = dict[str, NDArray[Any]]

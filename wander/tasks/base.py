@@ -50,7 +50,8 @@ class Task(ABC):
         operations: what can be asked, by name, with one line for people each. The empty name is the task itself:
             `POST /v1/<task>`; others are `POST /v1/<task>/<operation>`.
         measured: the operation that takes the items of data sets, if that is not the first.
-        uploads: fields of an item that are files; in JSON they are base64.
+        uploads: fields of an item that may be files; in JSON they are base64.
+        slow: those of them that take seconds to read.
         options: fields of an item that may stand in the query of a request instead, for all its items.
         explains: whether it has a use for the graph that explains the answers of another.
     """
@@ -62,6 +63,7 @@ class Task(ABC):
     uploads: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ()
     explains: ClassVar[bool] = False
+    slow: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
         """Binds to a manifest and the folder in which the files are that its preprocessing names.
@@ -95,9 +97,12 @@ class Task(ABC):
         be one that `preprocess` accepts."""
         return True
 
-    def not_indexable(self) -> str | None:
-        """Why what `embed` gives cannot be compared by the product of two vectors alone; None if it can."""
-        return None
+    def divisor(self, answer: Mapping[str, Any]) -> list[float]:
+        """Of what `embed` answered. The score of two answers is the product of their vectors, over that of these.
+
+        Empty where it is the product alone; else of one size, and a score is 0 where that product is 0.
+        """
+        return []
 
     @classmethod
     def decisions(cls, outputs: Arrays) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

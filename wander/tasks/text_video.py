@@ -1,6 +1,7 @@
 """Texts and videos that are compared expert by expert, as in text-video retrieval with MMT.
 
-A video comes as features of its experts (`wander.tasks._experts`), a text as words or, ready made, as token ids.
+A video comes as features of its experts (`wander.tasks._experts`) or, for a model whose manifest says how these are
+made of it (`wander.extractors`), as a file; a text as words or, ready made, as token ids.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wander.errors import BundleError, InputError
+from wander.extractors import VideoLimits, Watching
 from wander.manifest import Manifest, first_problem
 from wander.signature import Arrays
 from wander.tasks._experts import Experts
@@ -36,6 +38,9 @@ class TextVideoPreprocessing(BaseModel):
         keep_missing_modalities: whether an expert that a video lacks counts as if it had seen something. All published
             models count it.
         max_features: rows of an expert that an item may have.
+        extractors: expert -> `{"kind": .., ..}`, what makes its features of a video file, see `wander.extractors`. An
+            expert that is not named is missing in every file.
+        video: what is accepted of a file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +50,8 @@ class TextVideoPreprocessing(BaseModel):
     text: BertText | None = None
     keep_missing_modalities: bool = True
     max_features: int = Field(default=10_000, ge=1)
+    extractors: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    video: VideoLimits = VideoLimits()
 
 
 class TextVideo(Task):
@@ -59,6 +66,8 @@ class TextVideo(Task):
     summary: ClassVar[str] = "How well a text and a video fit, by its experts"
     operations: ClassVar[Mapping[str, str]] = {"score": summary, "embed": "The vector of a text or of a video"}
     measured: ClassVar[str | None] = "embed"
+    uploads: ClassVar[tuple[str, ...]] = ("video",)
+    slow: ClassVar[tuple[str, ...]] = ("video",)
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
         super().__init__(manifest, folder)
@@ -67,9 +76,26 @@ class TextVideo(Task):
         except ValidationError as error:
             raise BundleError(f"preprocessing.{first_problem(error)}") from error
         self.experts = Experts(*_experts(manifest), self.declared.max_features)
+        self.watching = self._watching(folder)
         self._tokenizer = self.declared.text.load(folder) if self.declared.text is not None else None
         if self._tokenizer is not None and self._tokenizer.size > self.declared.vocabulary:
             raise BundleError(f"the tokenizer has {self._tokenizer.size} tokens, the model {self.declared.vocabulary}")
+
+    def _watching(self, folder: Path) -> Watching:
+        declared, widths = self.declared.extractors, self.experts.widths
+        if unknown := sorted(set(declared) - set(widths)):
+            raise BundleError(f"preprocessing.extractors names {unknown[0]}, which is none of {', '.join(widths)}")
+        try:
+            watching = Watching(declared, folder, self.declared.video)
+        except BundleError as error:
+            raise BundleError(f"preprocessing.{error}") from error
+        for name, extractor in watching.bound.items():
+            if extractor.dimension != widths[name]:
+                raise BundleError(
+                    f"preprocessing.extractors.{name} makes {extractor.dimension} numbers a row, the graph takes "
+                    f"{widths[name]}"
+                )
+        return watching
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,13 +105,11 @@ class TextVideo(Task):
     def operation(self, name: str) -> Operation:
         return Score(self) if name == "score" else Embed(self)
 
-    def not_indexable(self) -> str | None:
+    def divisor(self, answer: Mapping[str, Any]) -> list[float]:
+        """The weights of a text, or which experts a video has: where missing ones are left out, these share a score."""
         if self.declared.keep_missing_modalities:
-            return None
-        return (
-            "it leaves out the experts that a video lacks, which no product of two vectors does; ask for scores "
-            "instead, or export it with keep_missing_modalities true"
-        )
+            return []
+        return [float(value) for value in answer["weights" if answer["modality"] == "text" else "available"].values()]
 
     def text(self, item: Item) -> dict[str, NDArray[Any]]:
         """The tensors of an item's text. Raises InputError that names the field."""
@@ -98,6 +122,20 @@ class TextVideo(Task):
         if self._tokenizer is None:
             raise InputError("this model has no tokenizer; send token_ids, or convert it with a tokenizer.json", "text")
         return dict(self._tokenizer(item["text"]))
+
+    def video(self, value: object) -> dict[str, NDArray[Any]]:
+        """The tensors of a video, given as a file or as features. Raises InputError that names the field."""
+        if isinstance(value, str):
+            raise InputError("video must be a file, or an object with experts", "video")
+        if not isinstance(value, bytes):
+            return self.experts(value)
+        if not self.watching.bound:
+            raise InputError(
+                f"this model cannot watch a file: nothing here makes the features of its experts "
+                f'({", ".join(self.names)}); send these, as {{"experts": {{name: {{"features": [[..]]}}}}}}',
+                "video",
+            )
+        return self.experts({"experts": {name: one.item() for name, one in self.watching(value).items()}})
 
     def _ids(self, value: object) -> NDArray[np.int64]:
         most, known = self.declared.max_tokens, self.declared.vocabulary
@@ -134,7 +172,9 @@ class TextVideo(Task):
         ids = {"type": "integer", "minimum": 0, "maximum": self.declared.vocabulary - 1}
         given = {"token_ids": {"type": "array", "items": ids, "minItems": 1, "maxItems": self.declared.max_tokens}}
         words = {"text": {"type": "string"}} if self._tokenizer is not None else {}
-        return {**words, **given, "video": self.experts.schema()}
+        features = self.experts.schema()
+        file = {"type": "string", "contentEncoding": "base64", "description": "a video file"}
+        return {**words, **given, "video": {"anyOf": [features, file]} if self.watching.bound else features}
 
     def text_required(self) -> list[dict[str, Any]]:
         """The ways in which an item may hold a text, as JSON schema has it."""
@@ -152,7 +192,7 @@ class Score(Operation):
         text = self.task.text(item)
         if item.get("video") is None:
             raise InputError("video is missing; a score needs a text and a video", "video")
-        return {"text": text, "video": self.task.experts(item["video"])}
+        return {"text": text, "video": self.task.video(item["video"])}
 
     def postprocess(self, item: Item, outputs: Mapping[str, Arrays]) -> dict[str, Any]:
         names, keep = self.task.names, self.task.declared.keep_missing_modalities
@@ -186,7 +226,10 @@ class Score(Operation):
 
 
 class Embed(Operation):
-    """A text or a video to its vector. Where missing experts count, a score is the product of the two vectors."""
+    """A text or a video to its vector. Where missing experts count, a score is the product of the two vectors.
+
+    Where they do not, the vector of a video is 0 for them, and a score is divided by the weights of the others.
+    """
 
     def __init__(self, task: TextVideo) -> None:
         self.task = task
@@ -196,16 +239,20 @@ class Embed(Operation):
         if any(item.get(name) is not None for name in TEXT_FIELDS) == (item.get("video") is not None):
             raise InputError("give either a text or a video", "text")
         if item.get("video") is not None:
-            return {"video": self.task.experts(item["video"])}
+            return {"video": self.task.video(item["video"])}
         return {"text": self.task.text(item)}
 
     def postprocess(self, item: Item, outputs: Mapping[str, Arrays]) -> dict[str, Any]:
         ((modality, tensors),) = outputs.items()
-        answer = {"embedding": tensors[f"{modality}_embedding"].tolist(), "modality": modality}
+        vector = tensors[f"{modality}_embedding"]
         if modality == "text":
-            return {**answer, "weights": dict(zip(self.task.names, tensors["text_weights"].tolist(), strict=True))}
-        there = (tensors["availability"] > 0).tolist()
-        return {**answer, "available": dict(zip(self.task.names, there, strict=True))}
+            weights = dict(zip(self.task.names, tensors["text_weights"].tolist(), strict=True))
+            return {"embedding": vector.tolist(), "modality": modality, "weights": weights}
+        there = tensors["availability"] > 0
+        if not self.task.declared.keep_missing_modalities:
+            vector = vector * np.repeat(there, vector.size // there.size)
+        available = dict(zip(self.task.names, there.tolist(), strict=True))
+        return {"embedding": vector.tolist(), "modality": modality, "available": available}
 
     def schema(self) -> dict[str, Any]:
         return {

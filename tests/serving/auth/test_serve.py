@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serving.settings import Settings
 from tests.serving.auth.test_keys import KEY, entry
 from tests.serving.building import PATIENCE, item
 from tests.serving.conftest import WANDER, Command
@@ -60,6 +61,16 @@ def test_limits_on_connections(command: Callable[..., Command]) -> None:
         with connect(started.url) as second:
             assert second.recv(12) == b"HTTP/1.1 503"
         assert first.recv(12) == b"HTTP/1.1 408"
+
+
+def test_idle_connection_is_kept_as_long_as_asked(command: Callable[..., Command]) -> None:
+    """Five seconds, as in uvicorn, are what many clients have too: both end it at once, and a request may be lost."""
+    started = command("--keep-alive-s", "1")
+    with connect(started.url) as one:
+        one.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        answer = b"".join(iter(lambda: one.recv(1 << 16), b""))  # until the server ends it
+        assert answer.startswith(b"HTTP/1.1 200")
+    assert Settings(models=Path()).keep_alive_s > 60  # longer than the load balancers of the large clouds
 
 
 def test_server_does_not_say_what_it_is_made_with(command: Callable[..., Command], http: httpx.Client) -> None:

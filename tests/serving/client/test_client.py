@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import random
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
 from serving.client import AsyncClient, Client
 from serving.client._clients import Route, Routes
 from serving.wire import STATUS
-from tests.serving.building import Linear, Running, item, items, random_rows
+from tests.serving.building import PATIENCE, Linear, Running, item, items, random_rows
 from tests.serving.client.conftest import Connect, Reply, Scripted
 from tests.serving.index.colours import picture
 from wander.errors import (
@@ -81,6 +85,13 @@ def test_item_that_fails_is_an_error_in_its_place(client: Client) -> None:
     assert isinstance(other, dict)
     assert isinstance(error, InputError)
     assert error.field == "items[1].audio"
+
+
+def test_the_document_has_an_example_of_every_model_that_can_be_sent(client: Client) -> None:
+    route = client.document()["paths"]["/v1/sentiment"]["post"]
+    examples = route["requestBody"]["content"]["application/json"]["examples"]
+    assert list(examples) == ["mosi"]
+    assert "score" in client.predict("sentiment", examples["mosi"]["value"], model="mosi")
 
 
 @pytest.mark.parametrize("operation", ["embed"])
@@ -174,6 +185,15 @@ def test_retrieval(client: Client, red: Path) -> None:
     with pytest.raises(NotFound):
         client.get_item("things", "w")
     assert [(one["index"], one["items"]) for one in client.indexes()] == [("things", 3)]
+    arrays = {"id": np.array(["d", "e"]), "text": np.array(["red", ""]), "metadata": np.array(['{"n": 1}', ""])}
+    first, second = client.put_arrays("things", arrays)
+    assert isinstance(first, dict)
+    assert isinstance(second, InputError)
+    with pytest.raises(InputError, match="holds objects"):
+        client.put_arrays("things", {"id": np.array([object()])})
+    assert client.get_item("things", "d")["metadata"] == {"n": 1}
+    assert client.rebuild_index("things")["index"] == "things"
+    assert client.get_index("things")["items"] == 4
     assert client.delete_index("things")["deleted"] is True
     with pytest.raises(NotFound):
         client.search("things", {"text": "red"})
@@ -283,6 +303,66 @@ def test_many_at_once(server: Running) -> None:
         assert [one["score"] for one in found] == pytest.approx(SCORES * 10, abs=1e-5)
 
 
+class Quick:
+    """A server of empty answers, each within 5 ms; it notes how many connections there were at once."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._open: set[asyncio.StreamWriter] = set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        self.most = max(self.most, len(self._open))
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                await asyncio.sleep(random.uniform(0, 0.005))
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                await writer.drain()
+        self._open.remove(writer)
+        writer.close()
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[AsyncClient]:
+        """A client of it that may have three connections."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        url = "http://{}:{}".format(*server.sockets[0].getsockname())
+        async with server:
+            async with AsyncClient(url, limits=httpx.Limits(max_connections=3), trust_env=False) as client:
+                yield client
+            for writer in self._open:
+                writer.close()
+            while self._open:
+                await asyncio.sleep(0.001)
+
+
+def test_cancelled_requests_leave_their_connections_to_others() -> None:
+    async def ask() -> list[bool]:
+        async with Quick().client() as client:
+            for _ in range(200):
+                asking = [asyncio.create_task(client.live()) for _ in range(6)]
+                await asyncio.sleep(random.uniform(0, 0.006))
+                for task in asking:
+                    task.cancel()
+                await asyncio.gather(*asking, return_exceptions=True)
+            return [await client.live(timeout_ms=PATIENCE * 1000) for _ in range(5)]
+
+    assert asyncio.run(ask()) == [True] * 5
+
+
+def test_no_more_connections_than_asked_for() -> None:
+    server = Quick()
+
+    async def ask() -> None:
+        async with server.client() as client:
+            assert all(await asyncio.gather(*(client.live() for _ in range(30))))
+            async with client._places, client._places, client._places:
+                with pytest.raises(DeadlineExceeded, match="did not answer"):
+                    await client.live(timeout_ms=10)
+
+    asyncio.run(ask())
+    assert server.most == 3
+
+
 def test_async_errors_wait_to_be_awaited() -> None:
     """So that `gather` sees them."""
 
@@ -307,7 +387,9 @@ def test_no_route_is_forgotten(server: Running) -> None:
         ("get", "/v1/models"): "models",
         ("get", "/v1/models/{name}"): "model",
         ("get", "/v1/retrieval"): "indexes",
+        ("get", "/v1/retrieval/{index}"): "get_index",
         ("delete", "/v1/retrieval/{index}"): "delete_index",
+        ("post", "/v1/retrieval/{index}/rebuild"): "rebuild_index",
         ("get", "/v1/retrieval/{index}/items"): "items",
         ("put", "/v1/retrieval/{index}/items"): "put_items",
         ("get", "/v1/retrieval/{index}/items/{id}"): "get_item",

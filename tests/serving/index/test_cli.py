@@ -18,6 +18,7 @@ from serving.settings import Settings
 from tests.serving.building import KEY, KEYS, Running, running
 from tests.serving.index.colours import picture, publish, registered
 from wander.__main__ import main
+from wander.errors import EngineError
 
 Run = Callable[..., tuple[int, Any, str]]
 
@@ -82,6 +83,26 @@ def test_fill_search_and_list(run: Run, pictures: list[Path], tmp_path: Path) ->
     assert "green?.png" in run("list", "things")[1]
 
 
+def test_rebuild(run: Run, pictures: list[Path]) -> None:
+    run("add", "again", *pictures)
+    code, out, err = run("rebuild", "again")
+    assert (code, out, err) == (0, "again is rebuilt: 3 items, exact\n", "")
+    code, found, _ = run("rebuild", "again", "--json")
+    assert (code, found["rebuild"]["stage"], found["items"]) == (0, "done", 3)
+    assert run("rebuild", "again", "--no-wait")[:2] == (0, "again is being rebuilt: 3 items, exact\n")
+
+
+def test_rebuild_that_fails(run: Run, pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise EngineError("no space left")
+
+    run("add", "full", *pictures)
+    monkeypatch.setattr("serving.index.embedded.Embedded._rebuild", fail)
+    code, out, err = run("rebuild", "full")
+    assert (code, out) == (1, "")
+    assert "full was not rebuilt: no space left" in err
+
+
 def test_items_that_are_refused(run: Run, pictures: list[Path], tmp_path: Path) -> None:
     (tmp_path / "no image.png").write_bytes(b"no image")
     code, out, err = run("add", "others", pictures[0], tmp_path / "no image.png", "--json")
@@ -108,6 +129,7 @@ def test_items_that_are_refused(run: Run, pictures: list[Path], tmp_path: Path) 
         (["search", "nothing", "red"], 1, "there is no index 'nothing'"),
         (["search", "Things", "red"], 1, "the name of an index"),
         (["search", "things/../x", "red"], 1, "no route"),
+        (["rebuild", "nothing"], 1, "there is no index 'nothing'"),
         (["list", "nothing"], 1, "there is no index 'nothing'"),
         (["list", "--url", "http://127.0.0.1:1"], 2, "no server answers at http://127.0.0.1:1"),
         (["list", "--url", "nonsense"], 2, "no server answers at nonsense"),

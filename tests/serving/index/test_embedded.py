@@ -14,22 +14,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.index import Item, Origin, Query
-from serving.index.embedded import FILE, Embedded
+from serving.index import IndexOptions, Item, Origin, Query
+from serving.index._table import FILE
+from serving.index.embedded import Embedded
 from wander.errors import EngineError, InputError, NotFound
 
 ORIGIN = Origin("towers", "1", "mwa", "a" * 64)
 DIMENSION = 3
+OPTIONS = IndexOptions()
 
 
 def vector(*values: float) -> Any:
     return np.array(values, np.float32)
 
 
-def made(folder: Path, dimension: int = DIMENSION) -> Embedded:
+def made(folder: Path, dimension: int = DIMENSION, weights: int = 0) -> Embedded:
     folder.mkdir(parents=True, exist_ok=True)
-    Embedded.create(folder, ORIGIN, dimension)
-    return Embedded.open(folder)
+    Embedded.create(folder, ORIGIN, dimension, weights, OPTIONS)
+    return Embedded.open(folder, OPTIONS)
 
 
 @pytest.fixture
@@ -90,10 +92,12 @@ def test_does_what_brute_force_does(steps: list[tuple[str, Any]], last: Query) -
                 case "delete":
                     assert index.delete(argument) == (expected.pop(argument, None) is not None)
                 case "search":
-                    assert [(hit.id, hit.score) for hit in index.search(argument)] == brute_force(expected, argument)
+                    assert [(hit.id, hit.score) for hit in index.search(argument).hits] == brute_force(
+                        expected, argument
+                    )
                 case "reopen":
                     index.close()
-                    index = Embedded.open(Path(folder))
+                    index = Embedded.open(Path(folder), OPTIONS)
         assert index.stats().items == len(expected)
         page = index.page(100)
         assert [item.id for item in page] == sorted(expected)
@@ -118,9 +122,36 @@ def test_many_rows_of_a_real_size(tmp_path: Path) -> None:
     scores = vectors.astype(np.float64) @ query
     scores[::2] = -np.inf
     best = np.argsort(-scores)[:50]
-    hits = index.search(Query(query, 50))
+    hits = index.search(Query(query, 50)).hits
     assert [int(hit.id) for hit in hits] == best.tolist()
     np.testing.assert_allclose([hit.score for hit in hits], scores[best], rtol=1e-4)
+    index.close()
+
+
+def test_scores_over_weights(tmp_path: Path) -> None:
+    """The last two numbers of a vector divide its scores; the index stays exact however large it is."""
+    random = np.random.default_rng(0)
+    index = made(tmp_path, 5, 2)
+    vectors = random.normal(size=(200, 5)).astype(np.float32)
+    vectors[:, 3:] = random.integers(0, 2, (200, 2))
+    index.put([Item(f"{row:03}", "video", vectors[row], {"even": row % 2 == 0}) for row in range(200)])
+    for _ in range(2):
+        for weights in ([0.75, 0.25], [1.0, 0.0], [0.0, 0.0]):
+            query = np.array([1, -2, 3, *weights], np.float32)
+            total = vectors[:, 3:].astype(np.float64) @ weights
+            products = vectors[:, :3].astype(np.float64) @ [1, -2, 3]
+            scores = np.divide(products, total, out=np.zeros(200), where=total > 0)
+            hits = index.search(Query(query, 200)).hits
+            assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+            np.testing.assert_allclose([hit.score for hit in hits], scores[[int(hit.id) for hit in hits]], rtol=1e-5)
+            some = index.search(Query(query, 7, {"even": True})).hits
+            assert [hit.id for hit in some] == [hit.id for hit in hits if int(hit.id) % 2 == 0][:7]
+        index.close()
+        index = Embedded.open(tmp_path, IndexOptions(exact_mb=0))
+        index.rebuild()
+        while not index.stats().rebuild.ended:  # type: ignore[union-attr]
+            pass
+        assert index.stats().mode == "exact"
     index.close()
 
 
@@ -153,7 +184,7 @@ def test_vector_that_does_not_fit(index: Embedded, bad: Any) -> None:
 def test_longest_vectors_have_finite_scores(index: Embedded) -> None:
     longest = vector(1e19, 0, 0)
     index.put([Item("a", "text", longest), Item("b", "text", -longest)])
-    hits = index.search(Query(longest))
+    hits = index.search(Query(longest)).hits
     assert [hit.id for hit in hits] == ["a", "b"]
     assert np.isfinite([hit.score for hit in hits]).all()
 
@@ -170,7 +201,7 @@ def test_what_is_got_is_not_what_is_kept(index: Embedded) -> None:
 
 def test_origin_is_remembered(tmp_path: Path) -> None:
     made(tmp_path).close()
-    index = Embedded.open(tmp_path)
+    index = Embedded.open(tmp_path, OPTIONS)
     assert (index.origin, index.dimension) == (ORIGIN, DIMENSION)
     index.close()
 
@@ -185,7 +216,7 @@ def test_closed_index(tmp_path: Path) -> None:
         lambda: index.get("a"),
         lambda: index.delete("a"),
         lambda: index.page(1),
-        lambda: index.search(Query(item.vector)),
+        lambda: index.search(Query(item.vector)).hits,
     ):
         with pytest.raises(NotFound):
             use()
@@ -194,7 +225,7 @@ def test_closed_index(tmp_path: Path) -> None:
 def test_two_at_once_on_one_file(tmp_path: Path) -> None:
     index = made(tmp_path)
     with pytest.raises(EngineError, match="open elsewhere"):
-        Embedded.open(tmp_path)
+        Embedded.open(tmp_path, OPTIONS)
     index.put([Item("a", "text", vector(1, 0, 0))])
     index.close()
 
@@ -213,37 +244,62 @@ def _cut(path: Path) -> None:
 
 def _schema(path: Path) -> None:
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 1")
     connection.close()
 
 
-def _vector(path: Path) -> None:
+def _table(path: Path) -> str:
     with sqlite3.connect(path) as connection:
-        connection.execute("INSERT INTO item VALUES ('a', 'text', x'00000000', '{}')")
+        (generation,) = connection.execute("SELECT generation FROM state").fetchone()
+    connection.close()
+    return f"item_{generation}"
+
+
+def _row(path: Path) -> None:
+    """An item whose vector was never written."""
+    table = _table(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"INSERT INTO {table} VALUES (0, 'a', 'text', '{{}}')")
     connection.close()
 
 
 def _metadata(path: Path) -> None:
+    table = _table(path)
     with sqlite3.connect(path) as connection:
-        connection.execute("INSERT INTO item VALUES ('a', 'text', zeroblob(12), '{')")
+        connection.execute(f"INSERT INTO {table} VALUES (0, 'a', 'text', '{{')")
+        connection.execute("UPDATE state SET rows = 1")
     connection.close()
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, _not_sqlite, _empty, _cut, _schema, _vector, _metadata])
+def _vectors(path: Path) -> None:
+    (vectors,) = path.parent.glob("vectors.*")
+    vectors.unlink()
+
+
+def _short(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE state SET rows = 10000000")
+    connection.close()
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, _not_sqlite, _empty, _cut, _schema, _row, _metadata, _vectors, _short])
 def test_file_that_is_damaged(tmp_path: Path, spoil: Any) -> None:
     made(tmp_path).close()
     spoil(tmp_path / FILE)
     with pytest.raises(EngineError):
-        Embedded.open(tmp_path)
+        Embedded.open(tmp_path, OPTIONS)
     assert (tmp_path / FILE).exists() == (spoil is not Path.unlink)
 
 
 def test_write_that_fails_changes_nothing(index: Embedded) -> None:
     index.put([Item("a", "text", vector(1, 0, 0))])
-    index._connection.execute("CREATE TRIGGER full BEFORE INSERT ON item BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    table = index._table
+    table._execute(
+        f"CREATE TRIGGER full BEFORE INSERT ON item_{table.generation} BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+    )
     with pytest.raises(EngineError, match="disk full"):
         index.put([Item("b", "text", vector(1, 0, 0))])
-    index._connection.execute("DROP TRIGGER full")
+    table._execute("DROP TRIGGER full")
     assert [item.id for item in index.page(10)] == ["a"]
     assert index.get("b") is None
     index.put([Item("b", "text", vector(1, 0, 0))])
@@ -267,7 +323,7 @@ def test_searches_see_every_write_whole(index: Embedded) -> None:
 
     def read() -> None:
         while not done.is_set():
-            hits = index.search(Query(vector(1, 0, 0), 20))
+            hits = index.search(Query(vector(1, 0, 0), 20)).hits
             marks = {hit.metadata["mark"] for hit in hits}
             if len(marks) != 1 or [hit.id for hit in hits] != names or {hit.score for hit in hits} != marks:
                 problems.append(str(hits))
@@ -297,8 +353,8 @@ def test_writers_of_different_items_lose_nothing(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     wanted = {f"{w}-{n}": [w, n, 0] for w in range(4) for n in range(30) if n % 3}
-    assert {hit.id for hit in index.search(Query(vector(0, 0, 0), 1000))} == set(wanted)
+    assert {hit.id for hit in index.search(Query(vector(0, 0, 0), 1000)).hits} == set(wanted)
     index.close()
-    index = Embedded.open(tmp_path)
+    index = Embedded.open(tmp_path, OPTIONS)
     assert {item.id: item.vector.tolist() for item in index.page(1000)} == wanted
     index.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.index import Index, Indexes, Item, Origin, Query, kinds
+from serving.index import Index, Indexes, Item, Origin
 from wander.errors import EngineError, InputError, NotFound
 
 ORIGIN = Origin("towers", "1", "mwa", "a" * 64)
@@ -22,21 +22,6 @@ def indexes(tmp_path: Path) -> Iterator[Indexes]:
     opened = Indexes(tmp_path / "some" / "indexes")
     yield opened
     opened.close()
-
-
-@pytest.mark.parametrize("kind", kinds.names())
-def test_every_kind_keeps_what_was_put(tmp_path: Path, kind: str) -> None:
-    indexes = Indexes(tmp_path, kind)
-    indexes.ensure("one", ORIGIN, 2).put([ITEM])
-    indexes.close()
-    indexes = Indexes(tmp_path)
-    index = indexes.get("one")
-    assert isinstance(index, kinds.get(kind))
-    assert index.origin == ORIGIN
-    assert [hit.id for hit in index.search(Query(ITEM.vector))] == ["a"]
-    stats = index.stats()
-    assert (stats.mode == "exact") == (stats.recall is None)
-    indexes.close()
 
 
 def test_nothing_is_written_before_it_is_needed(indexes: Indexes) -> None:
@@ -55,7 +40,7 @@ def test_several(indexes: Indexes) -> None:
     first.put([ITEM])
     indexes.ensure("two", OTHER, 3)
     assert indexes.names() == ["one", "two"]
-    assert indexes.sizes() == [("one", 1), ("two", 0)]
+    assert [(name, stats.items) for name, stats in indexes.last_stats()] == [("one", 1), ("two", 0)]
     assert indexes.get("one") is indexes.ensure("one", ORIGIN, 2) is first
     indexes.remove("one")
     assert indexes.names() == ["two"]
@@ -123,7 +108,7 @@ def test_damaged_index_harms_no_other(indexes: Indexes, caplog: pytest.LogCaptur
     (indexes.folder / "bad" / "items.sqlite").write_bytes(b"garbage" * 1000)
     indexes.open_all()
     assert "index in bad is damaged" in caplog.text
-    assert indexes.sizes() == [("good", 0)]
+    assert [name for name, _ in indexes.last_stats()] == ["good"]
     with pytest.raises(EngineError):
         indexes.get("bad")
     indexes.remove("bad")

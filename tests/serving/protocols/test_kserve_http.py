@@ -10,6 +10,7 @@ import socket
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -438,6 +439,26 @@ def test_full_queue(fake: Running) -> None:
     answer = ask(fake, random_rows(5))
     assert error_of(answer)[0] == 429
     assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_full_queue_is_told_before_the_body_is_sent(fake: Running) -> None:
+    """What is refused is not read; the connection can be used again."""
+    session, queue = fake.session("mosi"), fake.service.repository.get("mosi").queues["model"]
+    session.gate.clear()
+    session.batches.clear()
+    body, length = as_binary(random_rows(1))
+    head = f"POST {MOSI} HTTP/1.1\r\nhost: x\r\n{LENGTH}: {length}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    with ThreadPoolExecutor() as pool, socket.create_connection(fake.address, PATIENCE) as connection:
+        waiting = [pool.submit(ask, fake, random_rows(1))]
+        wait_until(lambda: bool(session.batches))
+        waiting.append(pool.submit(ask, fake, random_rows(4)))
+        wait_until(lambda: queue.queue_rows == 4)
+        connection.sendall(head)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 429 ")
+        session.gate.set()
+        assert [one.result(PATIENCE).status_code for one in waiting] == [200, 200]
+        connection.sendall(body + head + body)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
 def test_client_that_hangs_up_leaves_the_queue(fake: Running) -> None:

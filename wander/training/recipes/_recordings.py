@@ -29,12 +29,12 @@ class Changes(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    stretch: float = Field(default=1.15, ge=1)
-    bands: float = Field(default=0.7, ge=0)
-    colour_db: float = Field(default=2.0, ge=0)
-    noise_db: tuple[float, float] = (60.0, 90.0)
-    cut: int = Field(default=2, ge=0)
-    masked: float = Field(default=0.0, ge=0, lt=1)
+    stretch: float = Field(default=1.25, ge=1)
+    bands: float = Field(default=1.5, ge=0)
+    colour_db: float = Field(default=3.0, ge=0)
+    noise_db: tuple[float, float] = (45.0, 80.0)
+    cut: int = Field(default=8, ge=0)
+    masked: float = Field(default=0.15, ge=0, lt=1)
 
 
 def changed(decibels: Decibels, how: Changes, floor_db: float, rng: np.random.Generator) -> Decibels:

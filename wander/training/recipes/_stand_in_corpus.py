@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,7 +34,78 @@ CHUNK = 2048
 NOBODY = -1
 
 
-class Captions:
+class Corpus(Protocol):
+    """Pairs of a text and a video, as the recipes of text-video take them.
+
+    Attributes:
+        source: what the data is, for provenance.
+        widths: expert -> D_m.
+        tokens: rows of an expert that a video may have.
+        train, valid: the pairs.
+        vocabulary: the tokens, in the order of their ids; `tokenizer` is their file, `text` how words become ids.
+        tables: expert -> (rows, D_m), all the features that there are.
+    """
+
+    source: str
+    widths: dict[str, int]
+    tokens: int
+    train: list[Video]
+    valid: list[Video]
+    vocabulary: list[str]
+    text: BertText
+    tables: dict[str, Tensor]
+
+    @property
+    def tokenizer(self) -> bytes: ...
+
+    def rarity(self) -> Tensor:
+        """idf of every token, 0 for those that are no words."""
+
+    def examples(self, chosen: Sequence[Video], seed: int) -> Examples:
+        """Ids (N, L) of the texts, numbers (N, M, T) of the rows that experts have; targets (N) are the videos."""
+
+    def sample(self, chosen: Sequence[Video], number: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """So many texts, and for each the number of a row that stands for it: ids (N, L) and numbers (N)."""
+
+
+class Vocabulary:
+    """The words of training captions as tokens.
+
+    Attributes:
+        tokens: in the order of their ids.
+        text: how words become ids, with at most `most_words` of a text.
+    """
+
+    def __init__(self, captions: Sequence[str], most_words: int) -> None:
+        seen = Counter(word for caption in captions for word in words(caption))
+        letters = sorted({letter for word in seen for letter in word})
+        own = sorted(word for word, count in seen.items() if count >= LEAST and word not in letters)
+        self.tokens = [*SPECIAL, ".", "?", "!", *letters, *(f"##{letter}" for letter in letters), *own]
+        # [CLS], the words, a full stop, [SEP].
+        self.text = BertText(file=TOKENIZER, max_length=most_words + 3, pad=False, max_words=most_words, sentence=True)
+
+    @property
+    def tokenizer(self) -> bytes:
+        """The file that the task reads."""
+        return bert_tokenizer_json("\n".join(self.tokens) + "\n", lower_case=True).encode()
+
+    def ids(self, captions: Sequence[str]) -> Tensor:
+        """(N, L), padded with 0."""
+        with tempfile.TemporaryDirectory() as scratch:
+            (Path(scratch) / TOKENIZER).write_bytes(self.tokenizer)
+            tokenizer = self.text.load(Path(scratch))
+        found = torch.zeros(len(captions), self.text.max_length, dtype=torch.int64)
+        for row, caption in enumerate(captions):
+            ids = torch.from_numpy(tokenizer(caption)["input_ids"])
+            found[row, : len(ids)] = ids
+        return found
+
+    def rarity(self, weights: Mapping[str, float]) -> Tensor:
+        """The weights of words, 0 for tokens that are none."""
+        return torch.tensor([weights.get(token, 0.0) if token not in SPECIAL else 0.0 for token in self.tokens])
+
+
+class Captions(Corpus):
     """The test split is never opened.
 
     Attributes:
@@ -54,43 +126,26 @@ class Captions:
         self.train, self.valid = videos(folder, "train", QUERIES), videos(folder, "valid")
         self.made = StandIns(training_captions(folder), MISSING, tokens)
         self.tokens = tokens
-        seen = Counter(word for caption in training_captions(folder) for word in words(caption))
-        letters = sorted({letter for word in seen for letter in word})
-        own = sorted(word for word, count in seen.items() if count >= LEAST and word not in letters)
-        self.vocabulary = [*SPECIAL, ".", "?", "!", *letters, *(f"##{letter}" for letter in letters), *own]
-        # [CLS], the words, a full stop, [SEP].
-        self.text = BertText(file=TOKENIZER, max_length=most_words + 3, pad=False, max_words=most_words, sentence=True)
+        self._words = Vocabulary(training_captions(folder), most_words)
+        self.vocabulary, self.text = self._words.tokens, self._words.text
         everything = dict.fromkeys(
             caption for one in (*self.train, *self.valid) for caption in (one.query, *one.others)
         )
         self._numbers = {caption: number for number, caption in enumerate(everything)}
         self.tables = {name: self._table(list(everything), name) for name in self.widths}
-        self._ids = self._encoded(list(everything))
+        self._ids = self._words.ids(list(everything))
 
     @property
     def tokenizer(self) -> bytes:
-        """The file that the task reads."""
-        return bert_tokenizer_json("\n".join(self.vocabulary) + "\n", lower_case=True).encode()
+        return self._words.tokenizer
 
     def rarity(self) -> Tensor:
-        """idf of every token, 0 for those that are no words."""
-        weights = self.made.weights
-        return torch.tensor([weights.get(token, 0.0) if token not in SPECIAL else 0.0 for token in self.vocabulary])
+        return self._words.rarity(self.made.weights)
 
     def _table(self, captions: list[str], name: str) -> Tensor:
         parts = (captions[at : at + CHUNK] for at in range(0, len(captions), CHUNK))
         rows = [self.made.rows(part, name, self.widths[name]).astype(np.float16) for part in parts]
         return torch.from_numpy(np.concatenate(rows))
-
-    def _encoded(self, captions: list[str]) -> Tensor:
-        with tempfile.TemporaryDirectory() as scratch:
-            (Path(scratch) / TOKENIZER).write_bytes(self.tokenizer)
-            tokenizer = self.text.load(Path(scratch))
-        found = torch.zeros(len(captions), self.text.max_length, dtype=torch.int64)
-        for row, caption in enumerate(captions):
-            ids = torch.from_numpy(tokenizer(caption)["input_ids"])
-            found[row, : len(ids)] = ids
-        return found
 
     def examples(self, chosen: Sequence[Video], seed: int) -> Examples:
         """Ids (N, L) of the queries, numbers (N, M, T) of the captions that experts saw; targets (N) are the videos."""
@@ -116,7 +171,7 @@ class Captions:
 class Watching(nn.Module):
     """A host that is given captions' numbers: ids (B, L) and hands (B, M, T) to both its vectors (B, 2·M·E)."""
 
-    def __init__(self, host: MMT, captions: Captions) -> None:
+    def __init__(self, host: MMT, captions: Corpus) -> None:
         super().__init__()
         self.host = host
         self._captions = (captions,)

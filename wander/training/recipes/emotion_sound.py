@@ -64,7 +64,8 @@ class EmotionSoundSettings(FusionSettings):
     """Attributes beside those of the host and the adapter:
 
     frames, rows: frames of 20 ms that a row holds, and rows: 2.56 seconds.
-    copies: of every training recording, every other one changed in a way of its own.
+    copies, plain: of every training recording so many copies; the first `plain` as they are, each other one changed in
+        a way of its own.
     mixing: parameter of the beta distribution by which two recordings of a batch, and their labels, are mixed; 0 not.
     smoothing: of the labels.
     """
@@ -73,6 +74,7 @@ class EmotionSoundSettings(FusionSettings):
     frames: int = Field(default=8, ge=1)
     rows: int = Field(default=16, ge=1)
     copies: int = Field(default=12, ge=1)
+    plain: int = Field(default=0, ge=0)
     changes: Changes = Changes()
     mixing: float = Field(default=0.2, ge=0)
     smoothing: float = Field(default=0.1, ge=0, lt=1)
@@ -115,7 +117,7 @@ class Recordings:
         rng = np.random.default_rng(seed)
         self.plain, self.valid = self._examples(train), self._examples(valid)
         copies = [
-            self._changed(train, settings.changes, rng) if number % 2 else self.plain
+            self.plain if number < settings.plain else self._changed(train, settings.changes, rng)
             for number in range(settings.copies)
         ]
         self.copies, self.size = len(copies), len(train)

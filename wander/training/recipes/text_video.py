@@ -27,7 +27,7 @@ from wander.training.datasets.msrvtt import Video
 from wander.training.loop import Examples, Schedule, fit, predict, reproducible
 from wander.training.recipes._frozen_mmt import Adapted, contrastive, frozen
 from wander.training.recipes._stand_in_alignment import align_, start_words_
-from wander.training.recipes._stand_in_corpus import TOKENIZER, Captions, Watching
+from wander.training.recipes._stand_in_corpus import TOKENIZER, Captions, Corpus, Watching
 from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained, checked, provenance, told
 
 TASK = "text_video"
@@ -133,7 +133,7 @@ class TextVideo(Recipe):
         return Trained(adapted, HEAD.model_dump(), about, name, example(adapted, seed), assets)
 
 
-def describe(captions: Captions, provenance: dict[str, Any] | None = None) -> Description:
+def describe(captions: Corpus, provenance: dict[str, Any] | None = None) -> Description:
     """What the trained model is for."""
     preprocessing = {
         "vocabulary": len(captions.vocabulary),
@@ -144,9 +144,7 @@ def describe(captions: Captions, provenance: dict[str, Any] | None = None) -> De
     return Description(task=TASK, preprocessing=preprocessing, provenance=provenance or {})
 
 
-def train_host(
-    captions: Captions, settings: TextVideoSettings, seed: int, notify: Notify
-) -> tuple[MMT, dict[str, Any]]:
+def train_host(captions: Corpus, settings: TextVideoSettings, seed: int, notify: Notify) -> tuple[MMT, dict[str, Any]]:
     """The whole host, trained on `host_share` of the training videos, and how that went."""
     with reproducible(seed, 0):
         rng = np.random.default_rng(seed)
@@ -165,7 +163,7 @@ def train_host(
 
 
 def train_adapted(
-    captions: Captions,
+    captions: Corpus,
     settings: TextVideoSettings,
     host: MMT,
     seed: int,
@@ -206,7 +204,7 @@ def part_of(chosen: list[Video], share: float, rng: np.random.Generator) -> list
     return [video for video in chosen if video.id in kept]
 
 
-def host_config(captions: Captions, settings: TextVideoSettings) -> MMTConfig:
+def host_config(captions: Corpus, settings: TextVideoSettings) -> MMTConfig:
     """Raises ConfigError for sizes that cannot be."""
     text = checked(
         BertSizes,
@@ -220,7 +218,7 @@ def host_config(captions: Captions, settings: TextVideoSettings) -> MMTConfig:
         MMTConfig,
         experts=tuple(captions.widths),
         feature_dims=tuple(captions.widths.values()),
-        token_types=tuple(PUBLISHED[name][1] for name in captions.widths),
+        token_types=tuple(PUBLISHED[n][1] if n in PUBLISHED else place for place, n in enumerate(captions.widths, 1)),
         embed_dim=settings.embed_dim,
         num_heads=settings.num_heads,
         layers=settings.layers,

@@ -1,0 +1,1 @@
+"""`wander bench`: arithmetic alone, the generators against real servers, the command."""
