@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from serving.model import Model
 from wander.errors import BundleError, NotFound, NotReady
+from wander.tasks.base import Item
 
 LATEST = "latest"
 
@@ -84,11 +85,16 @@ class Catalog:
         model = self.get(name, version)
         raise NotFound(f"model {model.name!r} has several graphs; name one of them: {', '.join(model.graph_names())}")
 
-    def only(self, task: str) -> Model:
-        """The only model of a task. Raises NotReady, or NotFound if there is none or more than one."""
+    def only(self, task: str, item: Item | None = None) -> Model:
+        """The only model of a task, or of several the only one whose items have the form of this.
+
+        Raises NotReady, or NotFound if there is none or more than one.
+        """
         if not self._ready:
             raise NotReady("the models are being loaded")
         found = [model for model in self.defaults if model.bundle.manifest.task == task]
+        if len(found) > 1 and item is not None:
+            found = [model for model in found if model.task.fits(item)] or found
         if len(found) == 1:
             return found[0]
         if not found:

@@ -146,23 +146,32 @@ def _predict_items(bundle: Bundle, engine: str, source: str, target: str) -> int
     import orjson
 
     from serving.metrics import Metrics
+    from serving.protocols._bodies import Body, decode_files
     from serving.protocols.base import problem
     from serving.repository import Repository
     from serving.service import Answer, Service, Target
     from serving.settings import Settings
     from wander.errors import InputError, ServiceError
-    from wander.tasks import tasks
 
     settings = Settings(keys=None, engine=engine, timeout_ms=3_600_000, max_items=CHUNK, max_queue_rows=CHUNK)
     metrics = Metrics()
     service = Service(Repository(settings, metrics), settings, metrics)
     service.repository.load([bundle])
 
-    task = tasks.get(bundle.manifest.task)
+    task = service.resolve(Target(bundle.manifest.task)).task
     target_of = Target(bundle.manifest.task, next(iter(task.operations)))
 
+    def item(line: bytes) -> Any:
+        parsed = _item(line, orjson.loads, orjson.JSONDecodeError)
+        try:
+            if isinstance(parsed, dict):
+                decode_files(Body(parsed), task.uploads, task.files())
+        except InputError as error:
+            return error
+        return parsed
+
     async def answer(lines: list[bytes]) -> list[Answer | ServiceError]:
-        parsed = [_item(line, orjson.loads, orjson.JSONDecodeError) for line in lines]
+        parsed = [item(line) for line in lines]
         good = [item for item in parsed if not isinstance(item, InputError)]
         answers = iter(await service.predict_many(target_of, good))
         return [item if isinstance(item, InputError) else next(answers) for item in parsed]

@@ -101,12 +101,15 @@ class Service:
         self._slow = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preprocess-slow")
         self._slow_items = 0
 
-    def resolve(self, target: Target) -> Model:
-        """Raises NotFound, also for a model of another task or without that adapter, and NotReady."""
+    def resolve(self, target: Target, item: Item | None = None) -> Model:
+        """The model that is meant, by its name or by what it is to be asked.
+
+        Raises NotFound, also for a model of another task or without that adapter, and NotReady.
+        """
         if target.model is None:
             if target.version is not None:
                 raise InputError("a version needs the name of its model", "model")
-            model = self.repository.only(target.task)
+            model = self.repository.only(target.task, item)
         else:
             model = self.repository.get(target.model, target.version)
         manifest = model.bundle.manifest
@@ -199,7 +202,7 @@ class Service:
 
         Raises InputError that names the field, and the other errors of a service.
         """
-        model = self.resolve(target)
+        model = self.resolve(target, item)
         try:
             return await self._answer(model, target.operation, item, self._deadline(deadline), bulk=False)
         except ServiceError as error:
@@ -215,7 +218,7 @@ class Service:
         """
         if len(items) > self.settings.max_items:
             raise TooLarge(f"{len(items)} items are more than the {self.settings.max_items} of one request", "items")
-        model = self.resolve(target)
+        model = self.resolve(target, items[0] if items else None)
         until = self._deadline(deadline)
         name = target.operation
         try:

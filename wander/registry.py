@@ -1,6 +1,7 @@
 """Plug-ins by discovery: one module of a package is one plug-in, and its file name is the plug-in's name.
 
-A plug-in module sets `plugin` to its class. Modules whose name starts with an underscore, `base` and `cli` are none.
+A plug-in module sets `plugin` to its class. Modules whose name starts with an underscore, `base` and `cli` are none,
+nor are packages, which may hold plug-ins of another kind.
 A module is imported when its plug-in is asked for, not before: an engine that nobody uses need not be installed.
 """
 
@@ -33,7 +34,7 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """Names of all plug-ins, sorted; imports none of them."""
         found = pkgutil.iter_modules(importlib.import_module(self.package).__path__)
-        return sorted(m.name for m in found if m.name not in NOT_PLUGINS and not m.name.startswith("_"))
+        return sorted(m.name for m in found if not (m.ispkg or m.name in NOT_PLUGINS or m.name.startswith("_")))
 
     def get(self, name: str) -> type[T]:
         """The plug-in called `name` (a hyphen reads as an underscore). Raises ConfigError if there is none."""

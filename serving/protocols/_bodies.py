@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ from wander.tasks.base import Item
 ADDRESS = ("model", "version", "adapter")
 """Fields of a request that say which model is meant; in the body, or in the query."""
 MAX_FIELDS = 32
+MAX_FILES = 4
+"""Of a form whose model is known only when the form is read."""
 
 
 @dataclass
@@ -31,8 +33,16 @@ class Body:
     address: dict[str, str] = field(default_factory=dict)
 
 
+Files = Callable[[dict[str, str]], tuple[str, ...]]
+"""Which model is meant -> the fields of its items that may be files, beside the uploads of its task."""
+
+
 async def read_body(
-    request: Request, uploads: tuple[str, ...], settings: Settings, options: tuple[str, ...] = ()
+    request: Request,
+    uploads: tuple[str, ...],
+    settings: Settings,
+    options: tuple[str, ...] = (),
+    files: Files = lambda address: (),
 ) -> Body:
     """The items of a request for a task whose items have these files.
 
@@ -41,7 +51,7 @@ async def read_body(
 
     Raises MalformedBody, UnsupportedMedia, TooLarge, and InputError that names the field.
     """
-    body = await _read(request, uploads, settings)
+    body = await _read(request, uploads, settings, files)
     if given := {name: request.query_params[name] for name in options if name in request.query_params}:
         content = body.content
         merged: Item | list[Item] = (
@@ -51,17 +61,17 @@ async def read_body(
     return body
 
 
-async def _read(request: Request, uploads: tuple[str, ...], settings: Settings) -> Body:
+async def _read(request: Request, uploads: tuple[str, ...], settings: Settings, files: Files) -> Body:
     address = {name: request.query_params[name] for name in ADDRESS if name in request.query_params}
     media = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media == "application/json":
         body = _from_json(await request.body(), address)
-        decode_files(body, uploads)
+        decode_files(body, uploads, files(body.address))
         return body
     if media == "multipart/form-data":
-        form = await _form(request, max(1, len(uploads)))
+        form = await _form(request, len(uploads) or MAX_FILES)
         try:
-            return await _from_form(form, address, uploads, settings)
+            return await _from_form(form, address, uploads, settings, files)
         finally:
             await form.close()
     raise UnsupportedMedia(f"{media} is not read here; send application/json or multipart/form-data")
@@ -85,19 +95,24 @@ async def _form(request: Request, max_files: int) -> FormData:
         raise MalformedBody(f"the multipart body cannot be parsed: {error.detail}") from error
 
 
-async def _from_form(form: FormData, address: dict[str, str], uploads: tuple[str, ...], settings: Settings) -> Body:
-    """Fields and files of one item; or, for a task without files, one .npz of arrays."""
+async def _from_form(
+    form: FormData, address: dict[str, str], uploads: tuple[str, ...], settings: Settings, more: Files
+) -> Body:
+    """Fields and files of one item; or, for a task without files, one .npz of arrays under any other name."""
     texts = {name: value for name, value in form.items() if isinstance(value, str)}
     files = {name: value for name, value in form.items() if isinstance(value, UploadFile)}
     address |= {name: texts.pop(name) for name in ADDRESS if name in texts}
-    if not uploads:
+    known = uploads or more(address)
+    if sum(isinstance(value, UploadFile) for _, value in form.multi_items()) > max(1, len(known)):
+        raise MalformedBody(f"the multipart body has more files than the model takes, {max(1, len(known))}")
+    if not known or (not uploads and files and not set(files) & set(known)):
         if len(files) != 1:
             raise InputError("a multipart body needs one .npz file", "file")
         if texts:
             raise InputError(f"{next(iter(texts))} is not a field of a multipart body", next(iter(texts)))
         return Body(_from_arrays(await next(iter(files.values())).read(), settings), address)
-    if unknown := sorted(set(files) - set(uploads)):
-        raise InputError(f"{unknown[0]} is no file of this task; its files are {', '.join(uploads)}", unknown[0])
+    if unknown := sorted(set(files) - set(known)):
+        raise InputError(f"{unknown[0]} is no file of this task; its files are {', '.join(known)}", unknown[0])
     return Body({**texts, **{name: await file.read() for name, file in files.items()}}, address)
 
 
@@ -123,12 +138,15 @@ def _from_json(body: bytes, address: dict[str, str]) -> Body:
     return Body(items, address)
 
 
-def decode_files(body: Body, uploads: tuple[str, ...]) -> None:
-    """Files stand in JSON as base64 (in place). An object or nothing in its place is for the task."""
+def decode_files(body: Body, uploads: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
+    """Files stand in JSON as base64 (in place). An object or nothing in its place is for the task, and so is whatever
+    else stands in the place of one that is `optional`."""
     items: list[Any] = body.content if isinstance(body.content, list) else [body.content]
     for index, item in enumerate(items):
-        for name in uploads:
+        for name in (*uploads, *optional):
             if item.get(name) is None or isinstance(item[name], dict):
+                continue
+            if name in optional and not isinstance(item[name], str):
                 continue
             where = f"items[{index}].{name}" if isinstance(body.content, list) else name
             if not isinstance(item[name], str):

@@ -26,6 +26,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         504: "the deadline passed",
     }.items()
 }
+BINARY = {"type": "string", "format": "binary"}
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "the answer", "content": {"application/json": {"schema": {"type": "object"}}}},
     **PROBLEMS,
@@ -98,10 +99,17 @@ def _items(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _form(uploads: tuple[str, ...], operation: str, models: list[Model]) -> dict[str, Any]:
-    """The fields of a form: those of an item with its files, or one .npz."""
-    binary = {"type": "string", "format": "binary"}
-    if not uploads:
-        return {"type": "object", "properties": {"file": binary}, "required": ["file"]}
-    item = models[0].task.operation(operation).schema() if models else {"properties": {}}
-    files = {name: binary for name in uploads if name in item["properties"] or not models}
-    return {"type": "object", **item, "properties": {**item["properties"], **files}}
+    """The fields of a form: those of an item with its files, or one .npz; or either, by the model that is meant."""
+    if uploads:
+        return _fields(uploads, models[0].task.operation(operation).schema() if models else None)
+    arrays = {"type": "object", "properties": {"file": BINARY}, "required": ["file"]}
+    with_files = [model.task for model in models if model.task.files()]
+    fields = [_fields(task.files(), task.operation(operation).schema()) for task in with_files]
+    return {"anyOf": [arrays, *fields]} if fields else arrays
+
+
+def _fields(files: tuple[str, ...], item: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The fields of an item, of which some are files; of one that is not known, these alone."""
+    item = item or {"properties": {}}
+    binary = {name: BINARY for name in files if name in item["properties"] or not item["properties"]}
+    return {"type": "object", **item, "properties": {**item["properties"], **binary}}

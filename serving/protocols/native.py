@@ -48,9 +48,18 @@ class Native(Protocol):
         return router
 
     def _endpoint(self, name: str, operation: str, task: type[Task]) -> Any:
+        def files(address: dict[str, str]) -> tuple[str, ...]:
+            repository = self.service.repository
+            if task.uploads:
+                return ()
+            if (model := address.get("model")) is not None:
+                return repository.get(model, address.get("version")).task.files()
+            meant = [model.task for model in repository.defaults if model.bundle.manifest.task == name]
+            return tuple(sorted({field for one in meant for field in one.files()}))
+
         async def endpoint(request: Request) -> Response:
             until = deadline(request)
-            body = await read_body(request, task.uploads, self.service.settings, task.options)
+            body = await read_body(request, task.uploads, self.service.settings, task.options, files)
             target = Target(name, operation, **body.address)
             if isinstance(body.content, list):
                 return _bulk(await self.service.predict_many(target, body.content, until))
@@ -92,6 +101,8 @@ def describe(model: Model) -> dict[str, Any]:
         "adapter": model.adapter,
         "adapters": [model.adapter],
         "labels": list(manifest.labels),
+        "raw": list(model.task.raw()),
+        "files": list(model.task.files()),
         "precision": manifest.precision,
         "engine": model.engine,
         "folds": list(manifest.folds),

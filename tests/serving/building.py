@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +150,7 @@ def publish(
     model: Linear | None = None,
     answers: Linear | None = None,
     *,
+    assets: Mapping[str, bytes] | None = None,
     explained: bool = False,
     **manifest: Any,
 ) -> tuple[Bundle, Linear]:
@@ -157,6 +158,7 @@ def publish(
 
     Args:
         answers: gives the stored reference outputs, if they are not to be those of the model itself.
+        assets: files that the preprocessing names.
         explained: whether it has the graph that explains.
         manifest: fields of the manifest in place of the usual ones.
     """
@@ -178,6 +180,8 @@ def publish(
     }
     described = Manifest(**(fields | manifest))
     with drafting(folder) as draft:
+        for name, content in (assets or {}).items():
+            (draft.path / name).write_bytes(content)
         model.save(draft.path / "model.onnx")
         if explained:
             model.save_explanation(draft.path / "explain.onnx")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tasks.front_ends.sounds import tone, wav
 from wander.errors import BundleError, InputError
 from wander.manifest import BackboneRef, Graph, Manifest
 from wander.signature import Signature, TensorSpec
@@ -121,6 +122,113 @@ def test_arrays_of_any_numbers(dtype: str) -> None:
 def test_manifests_that_do_not_fit(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(BundleError, match=message):
         bound(**fields)
+
+
+# front ends
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> SequenceTask:
+    """A model of a sentence (4 words of 2 numbers), a recording in two inputs, and vision, which may be missing."""
+    (tmp_path / "words.txt").write_text("good\nbad\n", encoding="utf-8")
+    np.save(tmp_path / "vectors.npy", np.array([[0, 0], [1, 2], [-1, -2]], np.float32))
+    sizes = {"text": (4, 2), "audio": (8, 40), "change": (8, 40), "vision": (1, 3)}
+    signature = Signature(
+        inputs=tuple(TensorSpec(name=n, dtype="float32", dims=("batch", *size)) for n, size in sizes.items()),
+        outputs=(TensorSpec(name="score", dtype="float32", dims=("batch", 1)),),
+    )
+    manifest = Manifest(
+        task="sentiment",
+        graphs={"model": Graph(file="model.onnx", signature=signature, max_batch_size=4)},
+        adapter={"kind": "none"},
+        backbone=BackboneRef(kind="none", id="tests", sha256=""),
+        preprocessing={
+            "front_ends": {
+                "text": {"kind": "words"},
+                "audio": {"kind": "logmel", "frames": 1, "views": {"audio": "bands", "change": "changes"}},
+            },
+            "missing": {"audio": "padding", "change": "padding", "vision": "padding"},
+            "padding": {"text": [7, 8], "audio": [-60] * 40},
+        },
+    )
+    task = tasks.get("sentiment")(manifest, tmp_path)
+    assert isinstance(task, SequenceTask)
+    return task
+
+
+RECORDING = wav(tone(0.3))
+
+
+def test_raw_input_becomes_features(spoken: SequenceTask) -> None:
+    item = {"text": "Bad, good?", "audio": RECORDING}
+    made = spoken.preprocess(item)["model"]
+    assert made["text"].tolist() == [[-1, -2], [1, 2], [7, 8], [7, 8]]
+    assert made["audio"].shape == made["change"].shape == (8, 40)
+    assert made["audio"].max() > -30
+    assert made["vision"].tolist() == [[0, 0, 0]]
+
+
+def test_features_are_still_taken(spoken: SequenceTask) -> None:
+    item = {"text": [[1, 2]], "audio": np.ones((2, 40), np.float32)}
+    made = spoken.preprocess(item)["model"]
+    assert made["text"].tolist() == [[1, 2], [7, 8], [7, 8], [7, 8]]
+    assert made["audio"][:3, 0].tolist() == [1, 1, -60]
+    assert made["change"].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("item", "field", "message"),
+    [
+        ({}, "text", "is missing"),
+        ({"text": None}, "text", "is missing"),
+        ({"text": ""}, "text", "no word"),
+        ({"text": 3}, "text", "rows of 2 numbers"),
+        ({"text": b"good"}, "text", "rows of 2 numbers"),
+        ({"text": "good", "audio": b"a text"}, "audio", "no sound file"),
+        ({"text": "good", "audio": "a text"}, "audio", "rows of 40 numbers"),
+        ({"text": "good", "audio": RECORDING, "change": np.ones((2, 40))}, "change", "made of audio"),
+        ({"text": "good", "vision": "a smile"}, "vision", "no front end"),
+        ({"text": "good", "vision": RECORDING}, "vision", "no front end"),
+    ],
+)
+def test_raw_input_that_is_refused(spoken: SequenceTask, item: dict[str, Any], field: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        spoken.preprocess(item)
+    assert caught.value.field == field
+
+
+def test_what_a_model_with_front_ends_says_of_itself(spoken: SequenceTask) -> None:
+    assert spoken.raw() == ("text", "audio")
+    assert spoken.files() == ("audio",)
+    schema = spoken.schema()
+    assert schema["required"] == ["text"]
+    assert [way["type"] for way in schema["properties"]["text"]["anyOf"]] == ["string", "array"]
+    assert "contentEncoding" in str(schema["properties"]["audio"]["anyOf"][0])
+    example = spoken.example(spoken.preprocess({"text": "bad good"}))
+    assert example["text"].startswith("bad good")
+    assert set(example) == {"text", "audio"}
+
+
+def test_a_model_without_front_ends_says_that_it_takes_features() -> None:
+    assert bound().raw() == bound().files() == ()
+    for value in ("a sentence", RECORDING, {"logmel": [[0.0] * 40]}):
+        with pytest.raises(InputError, match="the features that this model takes: it has no front end"):
+            bound().preprocess({"audio": value})
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"audio": {"kind": "telepathy"}}, "front_ends.audio.kind: 'telepathy' is none of .*logmel, words"),
+        ({"audio": {}}, "front_ends.audio.kind"),
+        ({"audio": {"kind": "logmel"}}, "front_ends.audio.views"),
+        ({"audio": {"kind": "logmel", "views": {"audio": "bands"}}}, "rows of 160 numbers"),
+        ({"smell": {"kind": "words"}}, "smell, which is no input|words.txt is missing"),
+    ],
+)
+def test_front_ends_that_do_not_fit(declared: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        bound(preprocessing={"front_ends": declared})
 
 
 # sentiment

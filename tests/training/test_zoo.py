@@ -20,13 +20,19 @@ from wander.training.evaluation import draft_manifest, evaluate
 
 ROOT = Path(__file__).parents[2] / "zoo"
 MOSI, FOOD = ROOT / "mosi-sentiment", ROOT / "food"
+RECORDING = ROOT / "ravdess-emotion"
 LARGEST = {
     "mosi-sentiment": 2_000_000,
+    "ravdess-emotion": 5_000_000,
     "food": 6_000_000,
     "flickr8k-image-text": 6_000_000,
 }
 needs_food = pytest.mark.skipif(
     not (SHARED / "data" / "food").is_dir(), reason="the folder shared/data/food is not beside the project"
+)
+
+needs_ravdess = pytest.mark.skipif(
+    not (SHARED / "data" / "ravdess").is_dir(), reason="the folder shared/data/ravdess is not beside the project"
 )
 
 
@@ -43,7 +49,8 @@ def shipped(zoo: Path) -> Loaded:
 def example(zoo: Path) -> Item:
     """The shipped item, with files as bytes."""
     item = json.loads((zoo / "example.json").read_text(encoding="utf-8"))
-    return item | ({"image": base64.b64decode(item["image"])} if "image" in item else {})
+    files = {field: item[field] for field in ("image", "audio") if isinstance(item.get(field), str)}
+    return item | {field: base64.b64decode(file) for field, file in files.items()}
 
 
 def outputs(zoo: Path, loaded: Loaded, zeroed: bool = False) -> list[np.ndarray]:
@@ -102,6 +109,16 @@ def test_food_measures_as_its_card_says() -> None:
         assert found.n == size
         cells.append(f"{found.metrics['accuracy']:.3f}")
     assert f"| picture and text | {' | '.join(cells)} |" in (FOOD / "README.md").read_text(encoding="utf-8")
+
+
+@needs_ravdess
+def test_recordings_measure_as_their_card_says() -> None:
+    cells = []
+    for split, size in (("valid", 120), ("test", 240)):
+        found = evaluate(RECORDING, SHARED / "data" / "ravdess", split)
+        assert found.n == size
+        cells.append(f"{found.metrics['accuracy']:.3f}")
+    assert f"| adapter and head | {' | '.join(cells)} |" in (RECORDING / "README.md").read_text(encoding="utf-8")
 
 
 def test_no_row_of_mosi_ships(mosi_data: Path) -> None:

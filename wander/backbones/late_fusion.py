@@ -149,7 +149,10 @@ class LateFusion(Host):
 
     def forward(self, *features: Tensor) -> Tensor:
         """Raw features (B, ℓ_m, D_m), one a modality, to (B, out_dim)."""
-        hidden = self.hidden(*features)
+        return self.fused(*self.hidden(*features))
+
+    def fused(self, *hidden: Tensor) -> Tensor:
+        """Encoder outputs h_m (B, ℓ_m, E), one a modality, through adapter and head, to (B, out_dim)."""
         if self.adapter is None:
             read = torch.cat([h[:, 0] for h in hidden], 1)
         else:

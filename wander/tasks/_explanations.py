@@ -6,7 +6,7 @@ are is told in docs/explanations.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,10 +51,12 @@ def asked(item: Item, targets: Sequence[str], *, possible: bool) -> str | bool:
     return wanted
 
 
-def explanation(item: Item, outputs: Arrays, output: str, which: int) -> dict[str, Any]:
+def explanation(rows: Mapping[str, int], outputs: Arrays, output: str, which: int) -> dict[str, Any]:
     """The score `which`, that of the residual alone, and what the tokens contributed to the difference.
 
-    `outputs` are those of the graph `explain` for the item.
+    Args:
+        rows: how many every input was given.
+        outputs: those of the graph `explain` for the item.
     """
     modalities = {}
     for name, array in outputs.items():
@@ -62,8 +64,7 @@ def explanation(item: Item, outputs: Arrays, output: str, which: int) -> dict[st
             continue
         field = name.removeprefix(CONTRIBUTIONS)
         contributions = array[:, which].astype(np.float64)
-        brought = item.get(field)
-        given = 0 if brought is None else len(brought)
+        given = rows[field]
         modalities[field] = {
             "contributions": contributions[:given].tolist(),
             "padding": float(contributions[given:].sum()),
@@ -73,6 +74,18 @@ def explanation(item: Item, outputs: Arrays, output: str, which: int) -> dict[st
         "score": float(outputs[output][which]),
         "residual_score": float(outputs[RESIDUAL + output][which]),
         "modalities": modalities,
+    }
+
+
+def tokens_schema(made: Iterable[str]) -> dict[str, Any]:
+    """Of the `tokens` beside an `explanation` of raw input."""
+    span = {"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2}
+    tokens = {"type": "array", "items": {"anyOf": [{"type": "string"}, span]}}
+    return {
+        "type": "object",
+        "properties": dict.fromkeys(made, tokens),
+        "additionalProperties": False,
+        "description": "of raw input: what each contribution is of, a word or seconds from and to",
     }
 
 

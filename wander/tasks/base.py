@@ -84,6 +84,19 @@ class Task(ABC):
         them.
         """
 
+    def files(self) -> tuple[str, ...]:
+        """Fields of an item for this bundle that may be files: `uploads`, unless its manifest says more."""
+        return self.uploads
+
+    def raw(self) -> tuple[str, ...]:
+        """Fields in place of whose features an item may hold what they are made of, by a front end of the manifest."""
+        return ()
+
+    def fits(self, item: Item) -> bool:
+        """Whether an item has the form of this model's, where another model of the task may have another; it need not
+        be one that `preprocess` accepts."""
+        return True
+
     def divisor(self, answer: Mapping[str, Any]) -> list[float]:
         """Of what `embed` answered. The score of two answers is the product of their vectors, over that of these.
 

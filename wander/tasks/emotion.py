@@ -41,12 +41,12 @@ class Emotion(SequenceTask):
             "probabilities": dict(zip(self.labels, probabilities.tolist(), strict=True)),
         }
 
-    def explanation(self, item: Item, outputs: Arrays) -> dict[str, Any]:
+    def explanation(self, item: Item, rows: Mapping[str, int], outputs: Arrays) -> dict[str, Any]:
         """Of the logit of the class that the item names, else of the predicted one."""
         named = item["explain"]
         which = self.labels.index(named) if named in self.labels else int(outputs["logits"].argmax())
         label = self.labels[which]
-        return {"target": "logit", "label": label, **explanation(item, outputs, "logits", which)}
+        return {"target": "logit", "label": label, **explanation(rows, outputs, "logits", which)}
 
     @classmethod
     def decisions(cls, outputs: Arrays) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -39,8 +39,8 @@ class Sentiment(SequenceTask):
         score = float(outputs["score"][0])
         return {"score": score, "label": self.labels[score >= 0], "class7": int(seven(np.float32(score)))}
 
-    def explanation(self, item: Item, outputs: Arrays) -> dict[str, Any]:
-        return {"target": "score", **explanation(item, outputs, "score", 0)}
+    def explanation(self, item: Item, rows: Mapping[str, int], outputs: Arrays) -> dict[str, Any]:
+        return {"target": "score", **explanation(rows, outputs, "score", 0)}
 
     @classmethod
     def decisions(cls, outputs: Arrays) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -56,11 +56,14 @@ class Rows:
 def load_rows(folder: Path, split: str, task: Task) -> dict[str, Rows]:
     """What every graph of a model is given of a split: the items that ask it, preprocessed by the task.
 
+    A model with front ends is given raw input alone, as a user has it.
+
     Raises UsageError if the folder or the split does not fit the model.
     """
     graphs = task.manifest.answering
     inputs = tuple(spec for graph in graphs.values() for spec in graph.signature.inputs)
-    part = open_dataset(folder).load(folder, split, inputs)
+    dataset, raw = open_dataset(folder), task.raw()
+    part = dataset.load_raw(folder, split, raw) if raw else dataset.load(folder, split, inputs)
     found = rows(part, task)
     if idle := [name for name in graphs if name not in found]:
         raise UsageError(f"{folder} holds nothing for the graph {idle[0]} of a {task.manifest.task} model")

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from wander.errors import UsageError
 from wander.signature import TensorSpec
 from wander.tasks.base import Item
 
@@ -75,6 +76,13 @@ class Dataset(ABC):
 
         Raises UsageError if there is no such split, or if its features do not fit the inputs.
         """
+
+    def load_raw(self, folder: Path, split: str, fields: tuple[str, ...]) -> Split:
+        """A split as raw input, for a model with front ends for these fields; it has no field that is not raw.
+
+        Raises UsageError if there is no such split, or nothing raw for any of the fields.
+        """
+        raise UsageError(f"this data set holds nothing raw for a model that reads {', '.join(fields)}: {self.source}")
 
 
 class SequenceDataset(Dataset):

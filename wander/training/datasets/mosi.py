@@ -4,10 +4,13 @@ An item is an utterance with its neighbours in the video, the sequences that con
 (Poria et al., "Context-Dependent Sentiment Analysis in User-Generated Videos", ACL 2017). The host reads token 0, so
 token 0 is the utterance itself; then come those before it and then those after it, each nearest first, up to the
 input's length.
+
+Raw, an item is what was said in the utterance alone: `mosi_transcripts.csv`.
 """
 
 from __future__ import annotations
 
+import csv
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +23,7 @@ from wander.errors import UsageError
 from wander.signature import TensorSpec
 from wander.training.datasets.base import SequenceDataset, Split
 
+TRANSCRIPTS = "mosi_transcripts.csv"
 FIELDS = {"text": "text", "audio": "audio", "vision": "video"}
 """Modality of the host -> array of the file."""
 
@@ -56,6 +60,28 @@ class Mosi(SequenceDataset):
             rows = context(row, order[video])
             items.append({spec.name: arrays[FIELDS[spec.name]][rows[: int(spec.item_dims[0])]] for spec in inputs})
         return Split(items=items, labels=arrays["label"], ids=arrays["id"].tolist(), groups=videos)
+
+    def load_raw(self, folder: Path, split: str, fields: tuple[str, ...]) -> Split:
+        if "text" not in fields:
+            return super().load_raw(folder, split, fields)
+        rows = [row for row in transcripts(folder) if row["split"] == split]
+        if not rows:
+            raise UsageError(f"{folder / TRANSCRIPTS} has no split {split!r}")
+        return Split(
+            items=[{"text": row["transcript"]} for row in rows],
+            labels=np.array([float(row["label"]) for row in rows], np.float32),
+            ids=[row["id"] for row in rows],
+            groups=[row["id"].rpartition("_")[0] for row in rows],
+        )
+
+
+def transcripts(folder: Path) -> list[dict[str, str]]:
+    """Rows of the table of what was said. Raises UsageError if there is none."""
+    try:
+        with (folder / TRANSCRIPTS).open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise UsageError(f"{folder / TRANSCRIPTS} cannot be read: {error.strerror}") from error
 
 
 def by_segment(video: str, videos: Sequence[str], segments: Sequence[int]) -> list[int]:
