@@ -109,9 +109,8 @@ class Demo:
         elif path.startswith(JOIN):
             await self._join(scope, receive, send)
         else:
-            await self._built.app(
-                _own(scope), receive, _kept(send) if path.startswith(("/assets", "/static")) else send
-            )
+            kept = _kept(send) if path.startswith(("/assets", "/static")) else send
+            await _passed_on(self._built.app, scope, receive, kept)
 
     async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The page of the models that there are now, and its policy."""
@@ -183,6 +182,30 @@ class Demo:
 def _own(scope: Scope) -> Scope:
     """A copy, for Gradio's routers write into it."""
     return dict(scope)
+
+
+async def _passed_on(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Raises what the server raises while the body is read; Gradio would answer it with 500."""
+    refused: list[ServiceError] = []
+
+    async def reading() -> Message:
+        try:
+            return await receive()
+        except ServiceError as error:
+            refused.append(error)
+            raise
+
+    async def telling(message: Message) -> None:
+        if not refused:
+            await send(message)
+
+    try:
+        await app(_own(scope), reading, telling)
+    except Exception:
+        if not refused:
+            raise
+    if refused:
+        raise refused[0]
 
 
 def _own_address(scope: Scope) -> str:

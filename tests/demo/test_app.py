@@ -173,11 +173,3 @@ def test_settings_that_cannot_be(tiny: Path) -> None:
         create_app(Settings(models=tiny, demo=True, workers=2))
     with pytest.raises(UsageError, match="--demo-key"):
         create_app(Settings(models=tiny, demo=True, keys=KEYS))
-
-
-def test_page_without_models(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "models").mkdir()
-    url = start("serve", tmp_path / "models", "--demo", "--port", "0")
-    page = httpx.get(f"{url}/demo/", timeout=PATIENCE, trust_env=False)
-    assert page.status_code == 200
-    assert titles(page.text) == []
