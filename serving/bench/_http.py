@@ -70,6 +70,7 @@ class Generator:
         """Makes one load until it is told to stop; then waits for the answers that are still to come."""
         self.connections: set[Connection] = set()
         self.free: list[Connection] = []
+        self.again: list[Connection] = []
         self.backlog: deque[int] = deque()
         self.closed_loop = command["kind"] == "closed"
         self.stopping = False
@@ -128,6 +129,10 @@ class Generator:
                 self._flush(connection)
             if mask & READ:
                 self._receive(connection)
+        # Only now: times are taken before anything is sent, and requests go out as close together as answers came.
+        for connection in self.again:
+            self._send(connection, clock())
+        self.again.clear()
 
     def _on_their_way(self) -> bool:
         return any(connection.since for connection in self.connections)
@@ -220,7 +225,7 @@ class Generator:
         elif self.stopping:
             return
         elif self.closed_loop:
-            self._send(connection, now)
+            self.again.append(connection)
         elif self.backlog:
             self.window.waited += 1
             self._send(connection, self.backlog.popleft())
