@@ -60,6 +60,8 @@ class Generator:
         self.most = int(config["connections"])
         found = socket.getaddrinfo(config["host"], config["port"], type=socket.SOCK_STREAM)
         self.family, _, _, _, self.address = found[0]
+        # One for all: to allocate so much for every answer would take longer than all the rest.
+        self.buffer = memoryview(bytearray(CHUNK))
         self.selector = selectors.DefaultSelector()
         self.selector.register(sys.stdin, READ, None)
 
@@ -197,17 +199,17 @@ class Generator:
         if connection not in self.connections:  # dropped by what came just before
             return
         try:
-            data = connection.socket.recv(CHUNK)
+            size = connection.socket.recv_into(self.buffer)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            size = 0
         now = clock()
-        if not data:
+        if not size:
             self._drop(connection, "connection lost" if connection.connected else "no connection")
             return
         try:
-            connection.parser.feed_data(data)
+            connection.parser.feed_data(self.buffer[:size])
         except HttpParserError:
             self._drop(connection, "not HTTP")
             return
