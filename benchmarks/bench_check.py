@@ -86,6 +86,7 @@ def beside_wrk(case: Case, connections: Sequence[int], turns: int, seconds: int)
                     seen.update(bench=said["throughput"], bench_p99=said["latency_ms"]["p99"])
                     seen.update(bench_p50=said["latency_ms"]["p50"], corrected_p99=said["corrected_ms"]["p99"])
                     seen.update(busy=said["generator"]["busy"], bench_failed=sum(said["errors"].values()))
+                    seen.update(batch_rows=said["server"]["batch_rows"], cores=said["server"]["cpu_cores"])
 
                 for measure in (by_wrk, by_bench) if turn % 2 == 0 else (by_bench, by_wrk):
                     measure()

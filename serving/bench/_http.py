@@ -61,6 +61,8 @@ class Generator:
         found = socket.getaddrinfo(config["host"], config["port"], type=socket.SOCK_STREAM)
         self.family: socket.AddressFamily = found[0][0]
         self.address: Any = found[0][4]
+        # One for all: to allocate so much for every answer would take longer than all the rest.
+        self.buffer = memoryview(bytearray(CHUNK))
         self.selector = selectors.DefaultSelector()
         self.selector.register(sys.stdin, READ, None)
 
@@ -71,6 +73,7 @@ class Generator:
         """Makes one load until it is told to stop; then waits for the answers that are still to come."""
         self.connections: set[Connection] = set()
         self.free: list[Connection] = []
+        self.again: list[Connection] = []
         self.backlog: deque[int] = deque()
         self.closed_loop = command["kind"] == "closed"
         self.stopping = False
@@ -129,6 +132,10 @@ class Generator:
                 self._flush(connection)
             if mask & READ:
                 self._receive(connection)
+        # Only now: times are taken before anything is sent, and requests go out as close together as answers came.
+        for connection in self.again:
+            self._send(connection, clock())
+        self.again.clear()
 
     def _on_their_way(self) -> bool:
         return any(connection.since for connection in self.connections)
@@ -193,17 +200,17 @@ class Generator:
         if connection not in self.connections:  # dropped by what came just before
             return
         try:
-            data = connection.socket.recv(CHUNK)
+            size = connection.socket.recv_into(self.buffer)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            size = 0
         now = clock()
-        if not data:
+        if not size:
             self._drop(connection, "connection lost" if connection.connected else "no connection")
             return
         try:
-            connection.parser.feed_data(data)
+            connection.parser.feed_data(self.buffer[:size])
         except HttpParserError:
             self._drop(connection, "not HTTP")
             return
@@ -221,7 +228,7 @@ class Generator:
         elif self.stopping:
             return
         elif self.closed_loop:
-            self._send(connection, now)
+            self.again.append(connection)
         elif self.backlog:
             self.window.waited += 1
             self._send(connection, self.backlog.popleft())
