@@ -72,7 +72,7 @@ def load_sound(data: object, rate: int, limits: SoundLimits, field: str = "audio
     except ImportError as error:
         raise MissingDependency("sound files need PyAV; install it with: pip install 'wander[serve]'") from error
     try:
-        with av.open(io.BytesIO(data), format=kind, options=PROBING, metadata_errors="ignore") as container:
+        with av.open(io.BytesIO(data), "r", format=kind, options=PROBING, metadata_errors="ignore") as container:
             parts = list(_samples(container, rate, limits, field))
     except InputError:
         raise
@@ -93,7 +93,7 @@ def _samples(container: InputContainer, rate: int, limits: SoundLimits, field: s
     if not container.streams.audio:
         raise InputError(f"{field} has no sound track; {SEND}", field)
     stream = container.streams.audio[0]
-    stream.thread_type = "NONE"
+    stream.codec_context.thread_type = "NONE"
     resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
     seconds, source = 0.0, 0
     for frame in container.decode(stream):
@@ -124,4 +124,4 @@ def _mono(frame: Any) -> NDArray[np.float32]:
     mono = values.astype(np.float64).mean(1) / scale
     if values.dtype.kind == "u":
         mono -= 1
-    return mono.astype(np.float32)
+    return np.asarray(mono, np.float32)

@@ -92,7 +92,8 @@ class LogmelOptions(FrontEndOptions):
     @cached_property
     def bank(self) -> NDArray[np.float64]:
         """The triangles (fft / 2 + 1, bands)."""
-        edges = _hertz(np.linspace(*_mel(np.array([self.low_hz, self.high_hz])), self.bands + 2))
+        low_mel, high_mel = _mel(np.array([self.low_hz, self.high_hz]))
+        edges = _hertz(np.linspace(low_mel, high_mel, self.bands + 2))
         bins = np.arange(self.fft // 2 + 1) * self.rate / self.fft
         low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
         triangles = np.minimum((bins - low) / (middle - low), (high - bins) / (high - middle))

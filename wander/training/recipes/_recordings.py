@@ -5,6 +5,8 @@ Knows no model: decibels (frames, bands) in, decibels out.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,7 +41,7 @@ class Changes(BaseModel):
 
 def changed(decibels: Decibels, how: Changes, floor_db: float, rng: np.random.Generator) -> Decibels:
     """A recording as it might have been; its level does not count, and masks are at the floor below the loudest."""
-    x = decibels
+    x: NDArray[Any] = decibels
     if rng.random() < 0.9:
         x = stretched(x, float(np.exp(rng.uniform(-1, 1) * np.log(how.stretch))))
     if rng.random() < 0.7:
