@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from serving.coalescing import Coalesced
 from serving.settings import Settings
 
 
@@ -62,7 +63,7 @@ class Connection(HttpToolsProtocol):
         self._check: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, Coalesced(transport, self.loop)))
         # Sockets of the other kind are those of our own processes.
         from_network = isinstance(transport.get_extra_info("sockname"), tuple)
         if from_network and len(self.connections) > self._limits.connections:

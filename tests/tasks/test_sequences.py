@@ -89,7 +89,6 @@ def test_shapes_that_do_not_fit(value: Any) -> None:
         np.array([[object()]]),
         np.array([["2026-01-01"]], "datetime64[D]"),
     ],
-    ids=repr,
 )
 def test_what_is_no_finite_number(value: Any) -> None:
     with pytest.raises(InputError) as caught:

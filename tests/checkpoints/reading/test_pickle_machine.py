@@ -246,7 +246,6 @@ def test_a_state_is_never_set_on_the_stub() -> None:
         (Calling(float), 0.0),
         (Calling(copyreg._reconstructor, dict, dict, {"a": 1}), None),  # type: ignore[attr-defined]
     ],
-    ids=repr,
 )
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_known_types(value: object, expected: object, protocol: int) -> None:
@@ -274,7 +273,6 @@ def test_known_types(value: object, expected: object, protocol: int) -> None:
         Colour.RED,
         object(),
     ],
-    ids=repr,
 )
 def test_inert_types(value: object) -> None:
     assert isinstance(load(pickle.dumps(value, 2)), Stub)
