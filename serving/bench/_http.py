@@ -59,7 +59,8 @@ class Generator:
         self.timeout = int(config["timeout_s"] * SECOND)
         self.most = int(config["connections"])
         found = socket.getaddrinfo(config["host"], config["port"], type=socket.SOCK_STREAM)
-        self.family, _, _, _, self.address = found[0]
+        self.family: int = found[0][0]
+        self.address: Any = found[0][4]
         # One for all: to allocate so much for every answer would take longer than all the rest.
         self.buffer = memoryview(bytearray(CHUNK))
         self.selector = selectors.DefaultSelector()

@@ -118,7 +118,7 @@ def _native(client: httpx.Client, path: str, batch: int, wanted: Wanted) -> Post
                 examples[name] = (route, example["value"])
     name = _only(wanted.model, list(examples), f"{client.base_url} offers {path or '/v1'}")
     route, item = examples[name]
-    model = next((one for one in listed if one["name"] == name), {})
+    model: dict[str, Any] = next((one for one in listed if one["name"] == name), {})
     content = {"items": [item] * batch} if batch > 1 else item
     says = {
         "how": f"POST {route}",
