@@ -19,7 +19,7 @@ MODULES = {
 """They run code that data bring, or (XML) take memory as data say. `pickletools` only reads opcodes."""
 NAMES = {"eval", "exec", "compile", "__import__", "breakpoint"}
 CALLS = {
-    "os.system", "os.popen", "os.execv", "os.execve", "os.execvp", "commands.getoutput", "subprocess.getoutput",
+    "os.system", "os.popen", "os.execve", "os.execvp", "commands.getoutput", "subprocess.getoutput",
     "subprocess.getstatusoutput", "yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "torch.hub.load",
     "tempfile.mktemp", "numpy.fromregex", "pandas.read_pickle", "torch.jit.load", "torch.compiler.load",
 }  # fmt: skip

@@ -68,8 +68,9 @@ class Job:
     def run(self, folder: Path, live: NDArray[np.bool_], queries: list[Vector], report: Report) -> None:
         """Runs the process to its end. Raises EngineError if it fails, and what `report` raises, which ends it."""
         (folder / JOB).write_text(json.dumps(asdict(self)), encoding="utf-8")
-        np.save(folder / LIVE, live)
-        np.save(folder / QUERIES, np.array(queries, np.float32).reshape(len(queries), self.dimension))
+        np.save(folder / LIVE, live, allow_pickle=False)
+        asked = np.array(queries, np.float32).reshape(len(queries), self.dimension)
+        np.save(folder / QUERIES, asked, allow_pickle=False)
         threads = str(max(1, usable_cores() // 2))
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
         command = [sys.executable, "-m", __name__, str(folder)]
@@ -125,7 +126,7 @@ class Building:
         faiss().write_index(groups, str(self.folder / GROUPS))
         names = [GROUPS]
         if self.axes is not None:
-            np.save(self.folder / AXES, self.axes)
+            np.save(self.folder / AXES, self.axes, allow_pickle=False)
             names.append(AXES)
         about = {name: sha256(self.folder / name) for name in names}
         About(self.job.rows, len(self.rows), probes, recall, of, about).write(self.folder)

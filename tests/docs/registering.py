@@ -18,5 +18,7 @@ PACKAGES = {
     "protocols": "serving.protocols",
 }
 
-for folder, package in PACKAGES.items():
-    importlib.import_module(package).__path__.append(str(EXAMPLES / folder))
+
+def pytest_configure() -> None:
+    for folder, package in PACKAGES.items():
+        importlib.import_module(package).__path__.append(str(EXAMPLES / folder))

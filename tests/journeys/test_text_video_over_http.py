@@ -130,9 +130,9 @@ def test_videos_are_found_by_captions_and_captions_by_videos(served: tuple[Oracl
 
 
 def test_videos_come_as_arrays_too(served: tuple[Oracle, httpx.Client]) -> None:
-    """The same items, in one .npz, make the same vectors."""
+    """The same items, in one .npz, make the same vectors; but a row of nothing is no video."""
     oracle, client = served
-    items = videos(oracle)
+    items = [item for item in videos(oracle) if item["video"]["experts"]]
     arrays: dict[str, NDArray[Any]] = {"id": np.array([str(n) for n in range(len(items))])}
     for name in oracle.sizes["experts"]:
         for field in ("features", "times", "maximum"):
@@ -153,7 +153,8 @@ def test_videos_come_as_arrays_too(served: tuple[Oracle, httpx.Client]) -> None:
             content=file.getvalue(),
             headers={"content-type": "application/x-npz"},
         )
-        assert all("error" not in result for result in reply.raise_for_status().json()["results"])
+        results = reply.raise_for_status().json()["results"]
+        assert [one["error"] for one in results if "error" in one] == []
     for number, item in enumerate(items):
         client.put(f"/v1/retrieval/lists/items/{number}", json={**item, "model": "keep"}).raise_for_status()
     for caption in captions(oracle):

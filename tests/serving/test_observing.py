@@ -113,7 +113,7 @@ def test_what_is_logged_during_a_request_has_its_id(server: Running, caplog: pyt
     log.addHandler(handler)
     try:
         service = server.service
-        original, service.resolve = service.resolve, lambda target: log.error("on the way") or original(target)  # type: ignore[method-assign,func-returns-value]
+        original, service.resolve = service.resolve, lambda *asked: log.error("on the way") or original(*asked)  # type: ignore[method-assign,func-returns-value]
         server.post("/v1/sentiment", json=item(), headers={"x-request-id": "mine"})
     finally:
         service.resolve = original  # type: ignore[method-assign]

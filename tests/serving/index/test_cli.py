@@ -119,11 +119,11 @@ def test_items_that_are_refused(run: Run, pictures: list[Path], tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["add", "things"], 2, "name image files"),
+        (["add", "things"], 2, "name image or video files"),
         (["add", "things", "absent.png"], 2, "absent.png is no file"),
         (["add", "things", "a/x.png", "b/x.png"], 2, "several files are called x.png"),
-        (["search", "things"], 2, "either words or --image"),
-        (["search", "things", "red", "--image", "x.png"], 2, "either words or --image"),
+        (["search", "things"], 2, "give either words, --image FILE or --video FILE"),
+        (["search", "things", "red", "--image", "x.png"], 2, "give either words, --image FILE or --video FILE"),
         (["search", "things", "--image", "absent.png"], 2, "absent.png is no file"),
         (["search", "things", "red", "--filter", "kind"], 2, "FIELD=VALUE"),
         (["search", "nothing", "red"], 1, "there is no index 'nothing'"),
