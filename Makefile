@@ -30,8 +30,9 @@ models/%/1/manifest.json: zoo/%/adapter/adapter_config.json zoo/%/adapter/adapte
 verify: models
 	for model in $(BUNDLES:/1/manifest.json=); do $(BIN)/wander verify $$model || exit 1; done
 
+# The tests of one file share servers and bundles, so files are what is dealt out.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # Ray is large, and what needs it has an environment of its own.
 test-ray: $(RAY)/installed
