@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from tests.extractors.making import video
@@ -31,7 +33,13 @@ from wander.training.recipes.text_video_stills import EXTRACTORS, StillSettings,
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_captioned(tmp_path_factory.mktemp("data") / "pictures", {"train": 24, "valid": 8, "test": 4})
+    """One picture of the validation split is as large as photographs are."""
+    folder = write_captioned(tmp_path_factory.mktemp("data") / "pictures", {"train": 24, "valid": 8, "test": 4})
+    noise = np.random.default_rng(0).integers(0, 256, (240, 300, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "images" / "valid0.png")
+    said = folder / "captions.csv"
+    said.write_text(re.sub(r"(valid0\.png,\d,valid),24,20", r"\1,300,240", said.read_text("utf-8")), "utf-8")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +106,8 @@ def test_what_is_trained_takes_video_files(trained: Path, data: Path) -> None:
     score = task.operation("score")
     score.preprocess(json.loads((trained / "example.json").read_text()))
     assert evaluate(trained, data).rows == {"text": 8, "video": 4}
+    valid = evaluate(trained, data, "valid").metrics
+    assert loaded.about.provenance["valid"] == pytest.approx(valid, abs=1e-4)
 
 
 def test_equal_seeds_give_equal_weights(data: Path) -> None:

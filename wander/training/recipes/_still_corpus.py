@@ -77,8 +77,7 @@ class Stills(Corpus):
         count = 0
         for row in {row["image"]: row for row in rows}.values():
             clip = still((folder / "images" / row["image"]).read_bytes(), int(row["width"]), int(row["height"]))
-            picture = read_clip(clip, Wanted(step=1, side=SIDE, sound=False)).pictures[0]
-            found = _features(watching, picture, VIEWS if row["split"] == "train" else 1, rng)
+            found = _features(watching, clip, VIEWS if row["split"] == "train" else 1, rng)
             for name, values in found.items():
                 made[name].append(values)
             number = len(next(iter(found.values())))
@@ -110,23 +109,22 @@ class Stills(Corpus):
         return self._ids[[text for text, _ in drawn]], torch.tensor([view for _, view in drawn])
 
 
-def _features(
-    watching: Watching, picture: NDArray[np.uint8], views: int, rng: np.random.Generator
-) -> dict[str, NDArray[np.float32]]:
-    """Of the whole picture and of parts of it, a row each, by expert."""
-    found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in watching.bound}
+def _features(watching: Watching, still: bytes, views: int, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
+    """Of the whole picture, as a server makes them, and of parts of it, a row each, by expert."""
+    whole = watching(still)
+    if unseen := [name for name in watching.bound if name not in whole]:
+        raise UsageError(f"{unseen[0]} sees nothing in a single picture; leave it out")
+    found = {name: [features.rows[0]] for name, features in whole.items()}
+    picture = read_clip(still, Wanted(step=1, side=SIDE, sound=False)).pictures[0]
     height, width = picture.shape[:2]
-    for view in range(views):
-        part = picture
-        if view:
-            h, w = (max(1, round(side * rng.uniform(LEAST, 1))) for side in (height, width))
-            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-            part = picture[top : top + h, left : left + w]
-            part = part[:, ::-1] if rng.random() < 0.5 else part
+    for _ in range(views - 1):
+        h, w = (max(1, round(side * rng.uniform(LEAST, 1))) for side in (height, width))
+        top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+        part = picture[top : top + h, left : left + w]
+        part = part[:, ::-1] if rng.random() < 0.5 else part
         clip = Clip(np.ascontiguousarray(part)[None], np.zeros(1), np.zeros(0, np.float32))
         for name, extractor in watching.bound.items():
             features = extractor(clip)
-            if features is None:
-                raise UsageError(f"{name} sees nothing in a single picture; leave it out")
+            assert features is not None, f"{name} saw the whole picture"
             found[name].append(features.rows[0])
     return {name: np.stack(rows) for name, rows in found.items()}

@@ -37,15 +37,12 @@ class StillSettings(TextVideoSettings):
     """As those of `text_video`; `aligned` counts pairs of a caption and a view of its picture."""
 
     tokens: int = Field(default=8, ge=1)
-    embed_dim: int = 128
-    ffn_dim: int = 128
-    text_width: int = 128
-    text_ffn_dim: int = 128
     aligned: int = Field(default=30_000, ge=1)
-    ridge: float = Field(default=10.0, gt=0)
+    ridge: float = Field(default=30.0, gt=0)
     host_share: float = Field(default=1.0, gt=0, le=1)
-    host: HostSchedule = HostSchedule(learning_rate=3e-4)
-    adapter: AdapterSchedule = AdapterSchedule()
+    temperature: float = Field(default=0.1, gt=0)
+    host: HostSchedule = HostSchedule(epochs=6, learning_rate=1e-4)
+    adapter: AdapterSchedule = AdapterSchedule(learning_rate=3e-4)
 
 
 class TextVideoStills(Recipe):
