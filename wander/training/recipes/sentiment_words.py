@@ -2,8 +2,9 @@
 
 Word vectors are a closed form (`_word_vectors`) and stay as they are. The late-fusion host over them is trained with a
 head of its own, then frozen, and the adapter and a new head learn over it. With one modality there is nothing to fuse:
-what the adapter does here is to pool all words, where the head alone reads the first token. The baseline (`head_only`)
-is a new head alone, over the same frozen host and by the same schedule.
+what the adapter does here is to pool all words, where the head alone reads the first token. It has no residual, so that
+the whole score comes from what it pools. The baseline (`head_only`) is a new head alone, over the same frozen host and
+by the same schedule.
 
 The audio and video features of the data set take no part: those of the training and validation videos seem to tell
 their labels, so that a model which sees them learns to rely on them and not on words.
@@ -67,6 +68,7 @@ class SentimentWordsSettings(FusionSettings):
     embed_dim: int = 40
     encoder_layers: int = 1
     dropout: float = Field(default=0.3, ge=0, lt=1)
+    residual: bool = False
     words: int = Field(default=64, ge=1)
     least: int = Field(default=2, ge=1)
     width: int = Field(default=16, ge=4)
