@@ -26,7 +26,7 @@ class Emotion(Tab):
         with gr.Column(visible=sound) as self.sound:
             self.recording = gr.Audio(
                 label="A recording of a few seconds",
-                sources=["microphone", "upload"],
+                sources=["upload", "microphone"],
                 type="filepath",
                 format="wav",
                 buttons=[],

@@ -1,4 +1,4 @@
-"""The shipped model of raw input on its real test split, asked over HTTP, against offline torch."""
+"""The shipped models of raw input on their real test splits, asked over HTTP, against offline torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wander.tasks import Task, tasks
 from wander.training.datasets import load_rows, open_dataset
 from wander.training.evaluation import evaluate
 
-DATA = {"ravdess-emotion": SHARED / "data" / "ravdess"}
+DATA = {"mosi-sentence": SHARED / "data" / "mosi", "ravdess-emotion": SHARED / "data" / "ravdess"}
 ROOT = Path(__file__).resolve().parents[2] / "zoo"
 pytestmark = pytest.mark.skipif(
     not all(folder.is_dir() for folder in DATA.values()), reason="the folder shared/data is not beside the project"
@@ -26,8 +26,9 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """Both, beside the sentiment model that takes features."""
     models = tmp_path_factory.mktemp("raw") / "models"
-    return {name: export(compose(ROOT / name), models / name, Options()) for name in DATA}
+    return {name: export(compose(ROOT / name), models / name, Options()) for name in (*DATA, "mosi-sentiment")}
 
 
 def bound(bundle: Bundle) -> Task:
@@ -41,6 +42,23 @@ def offline(name: str, bundle: Bundle) -> tuple[Task, np.ndarray, np.ndarray]:
     host = compose(ROOT / name).host
     outputs = run(host.towers(task.output)["model"], rows.stacked(range(len(rows))))
     return task, outputs[task.output], rows.labels
+
+
+def test_sentences_are_answered_as_offline_torch_does(serve: Start, bundles: dict[str, Bundle]) -> None:
+    """No request names a model: those of sentences go to the one that reads them."""
+    task, scores, labels = offline("mosi-sentence", bundles["mosi-sentence"])
+    items = open_dataset(DATA["mosi-sentence"]).load_raw(DATA["mosi-sentence"], "test", ("text",)).items
+    client = serve(bundles["mosi-sentence"].path.parents[1])
+    answers = client.post("/v1/sentiment", json={"items": list(items)}).raise_for_status().json()["results"]
+    assert len(answers) == 627
+    served = np.array([[answer["score"]] for answer in answers], np.float32)
+    np.testing.assert_allclose(served, scores, rtol=0, atol=1e-5)
+    assert task.metrics({"score": served}, labels) == pytest.approx(task.metrics({"score": scores}, labels), abs=1e-5)
+    assert task.metrics({"score": served}, labels)["acc2"] > 0.6
+    explained = client.post("/v1/sentiment", json={"text": "This movie was really good!", "explain": True}).json()
+    assert explained["model"] == "mosi-sentence"
+    assert explained["tokens"]["text"] == ["this", "movie", "was", "really", "good"]
+    assert len(explained["explanation"]["modalities"]["text"]["contributions"]) == 5
 
 
 def test_recordings_are_answered_as_offline_torch_does(serve: Start, bundles: dict[str, Bundle]) -> None:

@@ -21,7 +21,7 @@ from wander.training.datasets.ravdess import LABELS
 from wander.training.evaluation import draft_manifest, evaluate
 from wander.training.recipes import Trained, recipes
 from wander.training.recipes._recordings import Changes, changed, moved, stretched
-from wander.training.recipes._word_vectors import vocabulary, word_vectors
+from wander.training.recipes._word_vectors import polarity, vocabulary, word_vectors
 
 GOOD, BAD, OTHER = ("great", "lovely"), ("awful", "boring"), ("the", "movie", "was", "it", "and", "so")
 ADAPTER = {"down_dim": 3, "rank_h": 2, "rank_t": 2, "embed_dim": 8, "num_heads": 2, "encoder_layers": 1}
@@ -153,11 +153,7 @@ def test_training_examples_are_what_the_task_makes_of_the_items(
     else:
         from wander.training.recipes.sentiment_words import Sentences, SentimentWordsSettings
 
-        sentences = Sentences(data[name], SentimentWordsSettings.model_validate(TINY[name]))
-        (ids,) = sentences.valid.inputs
-        table = np.load(tmp_path / "out" / "adapter" / "vectors.npy")
-        words = np.where(ids.numpy()[..., None] < 0, 0, table[ids.numpy().clip(0)])
-        mine = (words,)
+        mine = Sentences(data[name], SentimentWordsSettings.model_validate(TINY[name])).valid.inputs
     for own, (key, value) in zip(mine, served.items(), strict=True):
         np.testing.assert_array_equal(np.asarray(own), value, err_msg=key)
 
@@ -199,6 +195,43 @@ def test_word_vectors_of_words_in_like_places_are_alike() -> None:
 
 def test_words_that_few_have_are_left_out() -> None:
     assert vocabulary([["a", "a", "b"], ["b", "c"]], 2) == ["b"]
+
+
+def test_polarity_is_a_ridge_regression() -> None:
+    texts = [["good", "it"], ["it", "bad", "bad"], ["good", "good"], ["odd"], ["it"]]
+    words, targets = ["bad", "good", "it"], np.array([2, -3, 1, 0.5, 0], np.float32)
+    found = polarity(texts, words, targets, 0.5)
+    assert found[1] > 0 > found[0]
+    having = np.array([[word in text for word in words] for text in texts], float)
+    left = targets - targets.mean() - (having - having.mean(0)) @ found
+    np.testing.assert_allclose((having - having.mean(0)).T @ left, 0.5 * found, atol=1e-6)
+
+
+def test_a_training_sentence_does_not_know_its_own_score(data: dict[str, Path], tmp_path: Path) -> None:
+    """Other scores of one video change the polarities that others read, and not those that it reads itself."""
+    from wander.training.recipes.sentiment_words import Sentences, SentimentWordsSettings
+
+    folder = data["sentiment_words"]
+    with (folder / "mosi_transcripts.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for path in folder.glob("*.npz"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with (tmp_path / "mosi_transcripts.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        for row in rows:
+            label = 3 - float(row["label"]) if row["id"].startswith("t0_") else row["label"]
+            writer.writerow(row | {"label": label})
+    settings = SentimentWordsSettings.model_validate({**TINY["sentiment_words"], "folds": 8})
+    before, after = (Sentences(where, settings) for where in (folder, tmp_path))
+    own = np.array([row["id"].startswith("t0_") for row in rows if row["split"] == "train"])
+    assert 0 < own.sum() < len(own)
+    one, other = (sentences.train.inputs[0].numpy() for sentences in (before, after))
+    np.testing.assert_array_equal(one[..., 1:], other[..., 1:])
+    # All of them are divided by one deviation, which may have changed.
+    one, other = (rows[..., 0] / np.linalg.norm(rows[own, :, 0]) for rows in (one, other))
+    np.testing.assert_allclose(one[own], other[own], atol=1e-5)
+    assert np.abs(one[~own] - other[~own]).max() > 1e-2
 
 
 def test_changed_recordings() -> None:

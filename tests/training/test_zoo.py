@@ -16,13 +16,15 @@ from wander.backbones.base import run
 from wander.checkpoints.folder import Loaded, load
 from wander.tasks import tasks
 from wander.tasks.base import Item
+from wander.tasks.front_ends.words import tokens
 from wander.training.evaluation import draft_manifest, evaluate
 
 ROOT = Path(__file__).parents[2] / "zoo"
 MOSI, FOOD = ROOT / "mosi-sentiment", ROOT / "food"
-RECORDING, CLIPS = ROOT / "ravdess-emotion", ROOT / "clips-text-video"
+SENTENCE, RECORDING, CLIPS = ROOT / "mosi-sentence", ROOT / "ravdess-emotion", ROOT / "clips-text-video"
 LARGEST = {
     "mosi-sentiment": 2_000_000,
+    "mosi-sentence": 2_000_000,
     "ravdess-emotion": 5_000_000,
     "food": 6_000_000,
     "flickr8k-image-text": 6_000_000,
@@ -125,6 +127,13 @@ def test_food_measures_as_its_card_says() -> None:
     assert f"| picture and text | {' | '.join(cells)} |" in (FOOD / "README.md").read_text(encoding="utf-8")
 
 
+def test_sentences_measure_as_their_card_says(mosi_data: Path) -> None:
+    found = evaluate(SENTENCE, mosi_data)
+    assert found.n == 627
+    row = " | ".join(f"{found.metrics[name]:.3f}" for name in ("acc2", "f1", "acc7", "mae", "corr"))
+    assert f"| adapter and head | {row} |" in (SENTENCE / "README.md").read_text(encoding="utf-8")
+
+
 @needs_ravdess
 def test_recordings_measure_as_their_card_says() -> None:
     cells = []
@@ -153,6 +162,12 @@ def test_clips_measure_as_their_card_says() -> None:
     r1, mean = (found.metrics[f"text_to_video.{name}"] for name in ("r1", "mnr"))
     card = (CLIPS / "README.md").read_text(encoding="utf-8")
     assert f"| every caption counts the same | {r1:.3f} | {mean:.1f} |" in card
+
+
+def test_no_sentence_of_mosi_ships(mosi_data: Path) -> None:
+    with (mosi_data / "mosi_transcripts.csv").open(newline="", encoding="utf-8") as file:
+        said = {" ".join(tokens(row["transcript"])) for row in csv.DictReader(file)}
+    assert example(SENTENCE)["text"] not in said
 
 
 def test_no_row_of_mosi_ships(mosi_data: Path) -> None:

@@ -28,6 +28,7 @@ class FusionSettings(RecipeSettings):
     embed_dim, num_heads, encoder_layers: of the host.
     dropout: of the host and the head, in training only; of attention it is half.
     down_dim, rank_h, rank_t, start_scale: of the adapter, as for `sentiment`.
+    residual: whether the adapter hands on the first tokens beside what it fuses, as the released code does.
     even_start: whether it starts by `Wander.start_even_`, which suits many modalities.
     """
 
@@ -39,6 +40,7 @@ class FusionSettings(RecipeSettings):
     rank_h: int = 8
     rank_t: int = 12
     start_scale: float = Field(default=0.1, ge=0)
+    residual: bool = True
     even_start: bool = False
 
 
@@ -67,15 +69,16 @@ def fresh_host(
         standardise=True,
         dropout={"attention": drop / 2, "relu": drop, "embed": drop, "residual": drop, "out": drop},
     )
-    sizes = {
+    adapted = {
         "embed_dim": config.embed_dim,
         "lengths": config.lengths,
         "down_dim": settings.down_dim,
         "tokens": settings.down_dim,
         "rank_h": settings.rank_h,
         "rank_t": settings.rank_t,
+        "residual": settings.residual,
     }
-    host = LateFusion.build(config, checked(WanderConfig, **sizes) if adapter else None, head)
+    host = LateFusion.build(config, checked(WanderConfig, **adapted) if adapter else None, head)
     with torch.no_grad():
         for name, mean, std in zip(config.modalities, host.feature_mean, host.feature_std, strict=True):
             mean.copy_(torch.from_numpy(scale[name][0]))

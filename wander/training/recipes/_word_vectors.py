@@ -1,6 +1,7 @@
-"""Word vectors in closed form: a truncated singular value decomposition of positive pointwise mutual information.
+"""Word vectors in closed form: where words stand, and what they say of the target.
 
-Levy, Goldberg, "Neural Word Embedding as Implicit Matrix Factorization", NIPS 2014. Knows no labels and no model.
+The former is a truncated singular value decomposition of positive pointwise mutual information (Levy, Goldberg, "Neural
+Word Embedding as Implicit Matrix Factorization", NIPS 2014), the latter a ridge regression. Knows no model.
 """
 
 from __future__ import annotations
@@ -49,6 +50,20 @@ def word_vectors(texts: Sequence[Sequence[str]], words: Sequence[str], width: in
     vectors[:, :width_] = (left * signs * np.sqrt(values))[:, :width_]
     vectors /= np.linalg.norm(vectors, axis=1).mean()
     return np.concatenate([np.zeros((1, width)), vectors]).astype(np.float32)
+
+
+def polarity(
+    texts: Sequence[Sequence[str]], words: Sequence[str], targets: NDArray[np.float32], penalty: float
+) -> NDArray[np.float64]:
+    """(words): what having a word adds to the target, by ridge regression of targets on which words a text has."""
+    number = {word: column for column, word in enumerate(words)}
+    having = np.zeros((len(texts), len(words)))
+    for row, text in enumerate(texts):
+        having[row, [number[word] for word in set(text) if word in number]] = 1
+    having -= having.mean(0)
+    inner = having @ having.T
+    inner[np.diag_indices_from(inner)] += penalty
+    return having.T @ np.linalg.solve(inner, targets - targets.mean())
 
 
 def npy(array: NDArray[np.float32]) -> bytes:

@@ -1,11 +1,12 @@
 """Sentiment of a typed sentence, on CMU-MOSI: a host of one modality, the words of an utterance.
 
-The late-fusion host is trained with a head of its own, and with the word vectors, which start from a closed form
-(`_word_vectors`). Then host and vectors are frozen, and the adapter and a new head learn over them. With one modality
-there is nothing to fuse across: what the adapter does here is to pool all words, where the head alone reads the first
-token. The baseline (`head_only`) is a new head alone, over the same frozen host and by the same schedule.
+Word vectors are a closed form (`_word_vectors`) and stay as they are. The late-fusion host over them is trained with a
+head of its own, then frozen, and the adapter and a new head learn over it. With one modality there is nothing to fuse:
+what the adapter does here is to pool all words, where the head alone reads the first token. It has no residual, so that
+the whole score comes from what it pools. The baseline (`head_only`) is a new head alone, over the same frozen host and
+by the same schedule.
 
-The audio and video features of the data set take no part: those of the training and validation videos were made with
+The audio and video features of the data set take no part: those of the training and validation videos seem to tell
 their labels, so that a model which sees them learns to rely on them and not on words.
 """
 
@@ -30,13 +31,14 @@ from wander.training.datasets import Split, open_dataset
 from wander.training.datasets.mosi import Mosi
 from wander.training.loop import Examples, Schedule, fit, reproducible, train_mode
 from wander.training.recipes._late_fusion import (
+    SMALLEST_STD,
     FusionSettings,
     fresh_host,
     frozen_under,
     metrics,
     with_provenance,
 )
-from wander.training.recipes._word_vectors import npy, vocabulary, word_vectors
+from wander.training.recipes._word_vectors import npy, polarity, vocabulary, word_vectors
 from wander.training.recipes.base import Notify, Recipe, Trained, provenance, told
 
 NAME, TASK, FIELD = "sentiment_words", "sentiment", "text"
@@ -58,17 +60,22 @@ class SentimentWordsSettings(FusionSettings):
     words: most of a sentence.
     least: training sentences that must have a word for it to be in the vocabulary.
     width, window: of the word vectors, and how far apart words are together.
+    penalty: of the ridge regression that gives a word's polarity, the first feature of its vector.
+    folds: parts of the training videos; polarities in a training sentence come from the parts without it.
     unread: share of the words that are unknown to the host and the head while they learn.
     """
 
     embed_dim: int = 40
     encoder_layers: int = 1
     dropout: float = Field(default=0.3, ge=0, lt=1)
+    residual: bool = False
     words: int = Field(default=64, ge=1)
     least: int = Field(default=2, ge=1)
-    width: int = Field(default=64, ge=4)
+    width: int = Field(default=16, ge=4)
+    penalty: float = Field(default=10.0, gt=0)
+    folds: int = Field(default=5, ge=2)
     window: int = Field(default=4, ge=1)
-    unread: float = Field(default=0.3, ge=0, lt=1)
+    unread: float = Field(default=0.1, ge=0, lt=1)
     host: HostSchedule = HostSchedule()
     adapter: Schedule = Schedule()
 
@@ -77,8 +84,9 @@ class Sentences:
     """Training and validation split; the test split is never opened.
 
     Attributes:
-        words: the vocabulary; `vectors` (1 + words, width) float32 are its vectors before any training.
-        train, valid: numbers of words (N, words) int64, 0 for unknown and -1 after the end; targets (N, 1).
+        words: the vocabulary; `vectors` (1 + words, width) float32 are zeros for unknown words, then its vectors.
+        train, valid: vectors of words (N, words, width) float32, 0 after the end too; targets (N, 1). A training
+            sentence has polarities of other videos: those of its own would know its target.
     """
 
     def __init__(self, folder: Path, settings: SentimentWordsSettings) -> None:
@@ -91,39 +99,57 @@ class Sentences:
         train, valid = (dataset.load_raw(folder, split, (FIELD,)) for split in ("train", "valid"))
         texts = [tokens(item[FIELD]) for item in train.items]
         self.words = vocabulary(texts, settings.least)
-        self.vectors = word_vectors(texts, self.words, settings.width, settings.window)
-        self.train, self.valid = (self._examples(split, settings.words) for split in (train, valid))
+        where = word_vectors(texts, self.words, settings.width - 1, settings.window)
+        whole = polarity(texts, self.words, train.labels, settings.penalty)
+        scale = max(float(whole.std()), SMALLEST_STD)
+        self.vectors = joined(whole / scale, where)
+        self.valid = examples(valid, self._numbers(valid, settings.words), self.vectors)
+        numbers = self._numbers(train, settings.words)
+        self.train = examples(train, numbers, self.vectors)
+        fold = np.unique(train.groups, return_inverse=True)[1] % settings.folds
+        for part in range(settings.folds):
+            own, other = np.flatnonzero(fold == part), np.flatnonzero(fold != part)
+            found = polarity([texts[row] for row in other], self.words, train.labels[other], settings.penalty)
+            self.train.inputs[0][own] = torch.from_numpy(joined(found / scale, where)[numbers[own]])
 
-    def _examples(self, split: Split, most: int) -> Examples:
-        """What is longer than a sentence may be is cut, in training alone."""
+    def _numbers(self, split: Split, most: int) -> NDArray[np.int64]:
+        """Rows of the vectors. What is longer than a sentence may be is cut, in training alone."""
         number = {word: row for row, word in enumerate(self.words, 1)}
-        ids = np.full((len(split), most), -1)
-        for row, item in enumerate(split.items):
+        rows = np.zeros((len(split), most), np.int64)
+        for row, item in zip(rows, split.items, strict=True):
             found = [number.get(word, 0) for word in tokens(item[FIELD])[:most]]
-            ids[row, : len(found)] = found
-        return Examples((torch.from_numpy(ids),), torch.from_numpy(split.labels).unsqueeze(1))
+            row[: len(found)] = found
+        return rows
 
     def describe(self) -> Description:
         """What a trained model is for; its provenance is still to be told."""
         preprocessing = {"front_ends": {FIELD: WordsOptions().model_dump(mode="json")}}
         return Description(task=TASK, labels=LABELS, preprocessing=preprocessing)
 
-    def assets(self, vectors: NDArray[np.float32]) -> dict[str, bytes]:
+    def assets(self) -> dict[str, bytes]:
         """The files that the preprocessing names."""
         options = WordsOptions()
-        return {options.vocabulary: ("\n".join(self.words) + "\n").encode(), options.vectors: npy(vectors)}
+        return {options.vocabulary: ("\n".join(self.words) + "\n").encode(), options.vectors: npy(self.vectors)}
 
     def example(self, seed: int) -> dict[str, Any]:
         """Random words of the vocabulary; no sentence of the data set."""
         return {FIELD: " ".join(np.random.default_rng(seed).choice(self.words, EXAMPLE_WORDS).tolist())}
 
 
-class Reader(nn.Module):
-    """Word vectors, and the host that reads them; while it learns, it misses words."""
+def joined(first: NDArray[np.float64], where: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A table of vectors with one feature more, which comes first and is 0 for unknown words."""
+    return np.concatenate([np.append(0, first)[:, None], where], 1).astype(np.float32)
 
-    def __init__(self, vectors: NDArray[np.float32], host: LateFusion, unread: float) -> None:
+
+def examples(split: Split, numbers: NDArray[np.int64], vectors: NDArray[np.float32]) -> Examples:
+    return Examples((torch.from_numpy(vectors[numbers]),), torch.from_numpy(split.labels).unsqueeze(1))
+
+
+class Reader(nn.Module):
+    """A host that misses words while it learns."""
+
+    def __init__(self, host: LateFusion, unread: float) -> None:
         super().__init__()
-        self.vectors = nn.Embedding.from_pretrained(torch.from_numpy(vectors), freeze=False)
         self.host = host
         self.unread = unread
 
@@ -134,12 +160,11 @@ class Reader(nn.Module):
             train_mode(self.host)
         return self
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Numbers of words, as `Sentences.train` has them, to scores (N, 1)."""
-        numbers = ids.clamp(min=0)
+    def forward(self, words: Tensor) -> Tensor:
+        """Vectors of words (N, words, width) to scores (N, 1)."""
         if self.training:
-            numbers = numbers.masked_fill(torch.rand(ids.shape) < self.unread, 0)
-        return self.host(self.vectors(numbers).masked_fill((ids < 0)[..., None], 0.0))
+            words = words.masked_fill((torch.rand(words.shape[:2]) < self.unread)[..., None], 0.0)
+        return self.host(words)
 
 
 class SentimentWords(Recipe):
@@ -161,7 +186,6 @@ class SentimentWords(Recipe):
         sentences = Sentences(folder, settings)
         reader, host_report = train_host(sentences, settings, seed, notify)
         adapted, report = train_adapted(sentences, settings, reader, seed, notify, head_only=head_only)
-        vectors = adapted.vectors.weight.detach().numpy()
         about = with_provenance(
             sentences.describe(),
             provenance(
@@ -175,16 +199,16 @@ class SentimentWords(Recipe):
                 **report,
             ),
         )
-        example, assets = sentences.example(seed), sentences.assets(vectors)
+        example, assets = sentences.example(seed), sentences.assets()
         return Trained(adapted.host, HEAD.model_dump(), about, f"late_fusion-mosi-words-seed{seed}", example, assets)
 
 
 def train_host(
     sentences: Sentences, settings: SentimentWordsSettings, seed: int, notify: Notify
 ) -> tuple[Reader, dict[str, Any]]:
-    """Word vectors and host with its own head, and how that went."""
+    """Host with its own head, and how that went."""
     with reproducible(seed, 0):
-        reader = _reader(sentences, settings, sentences.vectors, adapter=False)
+        reader = _reader(sentences, settings, adapter=False)
         kept = fit(
             reader, sentences.train, sentences.valid, F.l1_loss, settings.host, told(notify, "host", settings.host)
         )
@@ -204,11 +228,10 @@ def train_adapted(
     *,
     head_only: bool = False,
 ) -> tuple[Reader, dict[str, Any]]:
-    """A new head, and unless `head_only` an adapter, over the frozen vectors and encoders, and how that went."""
+    """A new head, and unless `head_only` an adapter, over the frozen encoder, and how that went."""
     with reproducible(seed, 1):
-        adapted = _reader(sentences, settings, reader.vectors.weight.detach().numpy().copy(), adapter=not head_only)
+        adapted = _reader(sentences, settings, adapter=not head_only)
         frozen_under(reader.host, adapted.host, settings)
-        adapted.vectors.weight.requires_grad_(False)
         told_ = told(notify, "adapter", settings.adapter)
         kept = fit(adapted, sentences.train, sentences.valid, F.l1_loss, settings.adapter, told_)
     return adapted, {
@@ -218,13 +241,10 @@ def train_adapted(
     }
 
 
-def _reader(
-    sentences: Sentences, settings: SentimentWordsSettings, vectors: NDArray[np.float32], *, adapter: bool
-) -> Reader:
+def _reader(sentences: Sentences, settings: SentimentWordsSettings, *, adapter: bool) -> Reader:
     # Word vectors are of one size already, and padding is 0: the host leaves them as they are.
     scale = {FIELD: (np.zeros(settings.width, np.float32), np.ones(settings.width, np.float32))}
-    host = fresh_host(sentences.inputs, scale, settings, HEAD, adapter=adapter)
-    return Reader(vectors, host, settings.unread)
+    return Reader(fresh_host(sentences.inputs, scale, settings, HEAD, adapter=adapter), settings.unread)
 
 
 plugin = SentimentWords
