@@ -66,16 +66,16 @@ class SentimentWordsSettings(FusionSettings):
     """
 
     embed_dim: int = 40
-    encoder_layers: int = 1
+    encoder_layers: int = 0
     dropout: float = Field(default=0.3, ge=0, lt=1)
     residual: bool = False
     words: int = Field(default=64, ge=1)
     least: int = Field(default=2, ge=1)
-    width: int = Field(default=16, ge=4)
+    width: int = Field(default=8, ge=4)
     penalty: float = Field(default=10.0, gt=0)
     folds: int = Field(default=5, ge=2)
     window: int = Field(default=4, ge=1)
-    unread: float = Field(default=0.1, ge=0, lt=1)
+    unread: float = Field(default=0.3, ge=0, lt=1)
     host: HostSchedule = HostSchedule()
     adapter: Schedule = Schedule()
 
