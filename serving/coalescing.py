@@ -1,7 +1,7 @@
-"""What is written to a connection in one turn of the event loop goes out at once.
+"""The head of an answer goes out with the body behind it.
 
-uvicorn writes the head of an answer and its body one after the other, and uvloop hands each to the system at once: two
-calls for every answer, which the client is woken up twice for. Knows no HTTP.
+uvicorn writes one after the other, and uvloop hands each to the system at once: two calls for every answer, for which
+the client is woken up twice.
 """
 
 from __future__ import annotations
@@ -9,35 +9,32 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-MOST = 64 << 10
-"""Bytes that wait for the end of the turn; with more, all go out, so that the transport can say that it is full."""
+HEAD, WITH_BODY = b"HTTP/1.1 ", b"\r\ncontent-length: "
+"""How a head begins, and what says that its body is there already: what is streamed has no such line."""
 
 
 class Coalesced:
-    """A transport of asyncio that gathers small writes. Everything else is the transport's own."""
+    """A transport of asyncio that keeps a head until the next write, `flush` or `close`. The rest is its own."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._loop = loop
-        self._waiting: list[bytes] = []
-        self._size = 0
+        self._head = b""
         self.is_closing = transport.is_closing
         self.get_extra_info = transport.get_extra_info
 
     def write(self, data: bytes) -> None:
-        if not self._waiting:
-            self._loop.call_soon(self.flush)
-        self._waiting.append(data)
-        self._size += len(data)
-        if self._size > MOST:
-            self.flush()
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(HEAD) and WITH_BODY in data:
+            self._head = data
+            return
+        self._transport.write(data)
 
     def flush(self) -> None:
-        if self._waiting:
-            data = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
-            self._waiting.clear()
-            self._size = 0
-            self._transport.write(data)
+        """For answers that have no body after all, as those to HEAD."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
 
     def close(self) -> None:
         self.flush()

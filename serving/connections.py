@@ -63,7 +63,8 @@ class Connection(HttpToolsProtocol):
         self._check: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast(asyncio.Transport, Coalesced(transport, self.loop)))
+        self._coalesced = Coalesced(transport)
+        super().connection_made(cast(asyncio.Transport, self._coalesced))
         # Sockets of the other kind are those of our own processes.
         from_network = isinstance(transport.get_extra_info("sockname"), tuple)
         if from_network and len(self.connections) > self._limits.connections:
@@ -125,6 +126,10 @@ class Connection(HttpToolsProtocol):
         self._unseen = 0
         self._until = None
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._coalesced.flush()
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         status, text = self._refusal

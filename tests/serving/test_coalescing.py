@@ -1,15 +1,19 @@
-"""Small writes of one turn of the loop are one; their order and the end of the connection are as they were."""
+"""A head goes out with its body; what has none, or is streamed, does not wait."""
 
 from __future__ import annotations
 
-import asyncio
+import http.client
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from serving.coalescing import MOST, Coalesced
+from serving.coalescing import Coalesced
+from serving.settings import Settings
+from tests.serving.building import PATIENCE, publish, running
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
+STREAMED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 class Noting:
@@ -34,48 +38,39 @@ class Noting:
         return name
 
 
-def after(act: Callable[[Any], None], turns: int = 1) -> list[bytes | str]:
-    """What a transport has seen some turns of the loop later."""
-
-    async def run() -> list[bytes | str]:
-        transport = Noting()
-        act(Coalesced(transport, asyncio.get_running_loop()))  # type: ignore[arg-type]
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        return transport.done
-
-    return asyncio.run(run())
+Act = Callable[[Coalesced], object]
 
 
-def test_head_and_body_are_one_write() -> None:
-    assert after(lambda one: (one.write(b"head"), one.write(b"body"))) == [b"headbody"]  # type: ignore[func-returns-value]
+@pytest.mark.parametrize(
+    ("acts", "seen"),
+    [
+        ([lambda one: one.write(HEAD)], []),
+        ([lambda one: one.write(HEAD), lambda one: one.write(b"body")], [HEAD + b"body"]),
+        (
+            [lambda one: one.write(HEAD), lambda one: one.write(b"bo"), lambda one: one.write(b"dy")],
+            [HEAD + b"bo", b"dy"],
+        ),
+        ([lambda one: one.write(HEAD), lambda one: one.flush(), lambda one: one.flush()], [HEAD]),
+        ([lambda one: one.write(HEAD), lambda one: one.close()], [HEAD, "close"]),
+        ([lambda one: one.write(STREAMED), lambda one: one.write(b"a")], [STREAMED, b"a"]),
+        ([lambda one: one.write(b"HTTP/1.1 100 Continue\r\n\r\n")], [b"HTTP/1.1 100 Continue\r\n\r\n"]),
+        ([lambda one: one.abort()], ["abort"]),
+    ],
+)
+def test_what_is_written_when(acts: list[Act], seen: list[bytes | str]) -> None:
+    transport = Noting()
+    coalesced = Coalesced(transport)  # type: ignore[arg-type]
+    for act in acts:
+        act(coalesced)
+    assert transport.done == seen
 
 
-def test_nothing_is_left_behind_at_the_end() -> None:
-    assert after(lambda one: (one.write(b"head"), one.close())) == [b"head", "close"]  # type: ignore[func-returns-value]
-
-
-def test_what_is_aborted_is_aborted_at_once() -> None:
-    assert after(lambda one: one.abort(), turns=0) == ["abort"]
-
-
-def test_much_goes_out_in_the_same_turn() -> None:
-    assert after(lambda one: one.write(b"x" * (MOST + 1)), turns=0) == [b"x" * (MOST + 1)]
-    assert after(lambda one: one.write(b"x" * MOST), turns=0) == []
-
-
-@given(st.lists(st.lists(st.binary(max_size=MOST), max_size=4), max_size=4))
-def test_bytes_keep_their_order(turns: list[list[bytes]]) -> None:
-    async def run() -> list[bytes | str]:
-        transport = Noting()
-        coalesced = Coalesced(transport, asyncio.get_running_loop())  # type: ignore[arg-type]
-        for writes in turns:
-            for data in writes:
-                coalesced.write(data)
-            await asyncio.sleep(0)
-        coalesced.close()
-        return transport.done
-
-    *written, end = asyncio.run(run())
-    assert b"".join(part for part in written if isinstance(part, bytes)) == b"".join(b"".join(t) for t in turns)
-    assert end == "close"
+def test_answers_without_a_body_come_too(tmp_path: Path) -> None:
+    publish(tmp_path / "models" / "mosi")
+    with running(Settings(models=tmp_path / "models")) as server:
+        connection = http.client.HTTPConnection(*server.address, timeout=PATIENCE)
+        for method, path in (("HEAD", "/livez"), ("HEAD", "/nowhere"), ("GET", "/livez")):
+            connection.request(method, path)
+            answer = connection.getresponse()
+            assert bool(answer.read()) == (method == "GET")
+        connection.close()
