@@ -55,6 +55,7 @@ def test_every_way_and_precision_is_measured_or_named(tmp_path: Path, monkeypatc
     assert "says nothing of a GPU" in found["circumstances"]["device"]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # of torch's own compiler
 def test_compiled_modules_answer_alike() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()).eval()
     tower = Tower(module, SMALL["late_fusion"](True).towers("logits")["model"].signature)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from wander.errors import BundleError
 from wander.manifest import Manifest
 from wander.signature import Arrays
+from wander.tasks._explanations import explanation
 from wander.tasks._sequences import SequenceTask
 from wander.tasks.base import Item
 
@@ -29,9 +30,12 @@ class Laughter(SequenceTask):
         if dims != (1,) or manifest.labels:
             raise BundleError(f"laughter is one logit without labels, not {dims} and {len(manifest.labels)} labels")
 
-    def postprocess(self, item: Item, outputs: Mapping[str, Arrays]) -> dict[str, Any]:
-        logit = float(outputs["model"]["logit"][0])
+    def answer(self, outputs: Arrays) -> dict[str, Any]:
+        logit = float(outputs["logit"][0])
         return {"probability": float(np.exp(-np.logaddexp(0, -logit))), "laughter": logit >= 0}
+
+    def explanation(self, item: Item, rows: Mapping[str, int], outputs: Arrays) -> dict[str, Any]:
+        return {"target": "logit", **explanation(rows, outputs, "logit", 0)}
 
     @classmethod
     def decisions(cls, outputs: Arrays) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

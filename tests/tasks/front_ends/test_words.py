@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wander.errors import BundleError, InputError, TooLarge
@@ -76,6 +76,7 @@ def test_features_are_not_raw(folder: Path) -> None:
 
 
 @given(st.text(max_size=50))
+@example("𝕊 don＇t ŉ İ")
 def test_tokens_are_plain(text: str) -> None:
     for word in tokens(text):
         assert word.isalnum()

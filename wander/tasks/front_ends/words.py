@@ -90,7 +90,9 @@ class Words(FrontEnd):
 
 def tokens(text: str) -> list[str]:
     """The words of a text, as the vocabulary has them."""
-    plain = unicodedata.normalize("NFKD", _APOSTROPHES.sub("", text).casefold())
+    plain = unicodedata.normalize("NFKD", _APOSTROPHES.sub("", text))
+    # Folded in between, as Unicode does (NFKC_Casefold): each of the two brings work for the other.
+    plain = _APOSTROPHES.sub("", unicodedata.normalize("NFKD", plain.casefold()))
     return _TOKENS.findall("".join(character for character in plain if not unicodedata.combining(character)))
 
 
