@@ -10,7 +10,6 @@ must be classified. A status other than the one that the picture deserves fails 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,13 +18,15 @@ import httpx
 import torch
 import typer
 
+from benchmarks import _hostile
+from benchmarks._hostile import cell
 from benchmarks._models import SEED, write_checkpoint
 from benchmarks.results import circumstances, publish, table
 from benchmarks.startup import Running, ServerFailed, server
 from export.compose import compose
 from export.pipeline import Options, export
-from serving.protocols.base import STATUS
-from tests.tasks.hostile_images import Case, hostile_images
+from tests.hostile import Case
+from tests.tasks.hostile_images import hostile_images
 from wander.backbones.bert_vit import BertViT
 from wander.console import progress
 
@@ -45,33 +46,9 @@ def publish_model(models: Path) -> None:
 
 
 def ask(client: httpx.Client, running: Running, case: Case) -> dict[str, Any]:
-    """Sends one picture; what came back, and whether the server lives. Raises ServerFailed if nothing came."""
-    root = f"http://127.0.0.1:{running.port}"
-    started = time.perf_counter()
-    try:
-        reply = client.post(f"{root}/v1/food", files={"image": ("picture", case.data)}, data={"text": TEXT})
-        taken = time.perf_counter() - started
-        alive = client.get(f"{root}/livez").status_code == 200 and running.process.poll() is None
-    except httpx.TransportError as error:
-        raise ServerFailed(f"{case.name}: the server gave no answer: {error}") from error
-    body = reply.json()
-    return {
-        "picture": case.name,
-        "note": case.note,
-        "bytes": len(case.data),
-        "deserved": 200 if case.expected == "ok" else STATUS[case.expected],
-        "status": reply.status_code,
-        "field": body.get("field"),
-        "detail": body.get("detail", ""),
-        "seconds": taken,
-        "alive": alive,
-    }
-
-
-def cell(text: str) -> str:
-    """Text that a cell of a markdown table can hold; what a decoder quotes of a file may be anything."""
-    line = " ".join(text.replace("|", "\\|").split())
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    """Sends one picture."""
+    form: dict[str, Any] = {"files": {"image": ("picture", case.data)}, "data": {"text": TEXT}}
+    return {"picture": case.name, **_hostile.ask(client, running, case, "/v1/food", **form)}
 
 
 def main(

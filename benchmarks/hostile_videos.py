@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import re
 import tempfile
-import time
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -24,14 +23,15 @@ import httpx
 import numpy as np
 import typer
 
-from benchmarks.hostile_images import cell
+from benchmarks import _hostile
+from benchmarks._hostile import cell
 from benchmarks.results import circumstances, publish, table
 from benchmarks.startup import Running, ServerFailed, server
 from export.compose import compose
 from export.pipeline import Options, export
-from serving.protocols.base import STATUS
-from tests.extractors.hostile_videos import Case, hostile_videos
+from tests.extractors.hostile_videos import hostile_videos
 from tests.extractors.models import checkpoint
+from tests.hostile import Case
 from wander.console import progress
 from wander.errors import TooLarge
 
@@ -78,28 +78,9 @@ def memory(running: Running) -> tuple[int, int]:
 
 
 def ask(client: httpx.Client, running: Running, case: Case) -> dict[str, Any]:
-    """Sends one video; what came back, and whether the server lives. Raises ServerFailed if nothing came."""
-    root = f"http://127.0.0.1:{running.port}"
-    started = time.perf_counter()
-    try:
-        reply = client.post(f"{root}/v1/text-video/embed", files={"video": ("video.mp4", case.data)})
-        taken = time.perf_counter() - started
-        alive = client.get(f"{root}/livez").status_code == 200 and running.process.poll() is None
-    except httpx.TransportError as error:
-        raise ServerFailed(f"{case.name}: the server gave no answer: {error}") from error
-    body = reply.json()
-    return {
-        "video": case.name,
-        "note": case.note,
-        "bytes": len(case.data),
-        "deserved": 200 if case.expected == "ok" else STATUS[case.expected],
-        "status": reply.status_code,
-        "field": body.get("field"),
-        "detail": body.get("detail", ""),
-        "seconds": taken,
-        "alive": alive,
-        "memory_mb": memory(running)[0],
-    }
+    """Sends one video."""
+    row = _hostile.ask(client, running, case, "/v1/text-video/embed", files={"video": ("video.mp4", case.data)})
+    return {"video": case.name, **row, "memory_mb": memory(running)[0]}
 
 
 def main(

@@ -201,9 +201,10 @@ async def _passed_on(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -
 
     try:
         await app(_own(scope), reading, telling)
-    except Exception:
-        if not refused:
-            raise
+    except Exception as error:
+        if refused:  # Gradio may have wrapped it
+            raise refused[0] from error
+        raise
     if refused:
         raise refused[0]
 

@@ -4,9 +4,10 @@ import httpx
 import pytest
 
 from benchmarks import hostile_images
-from benchmarks.hostile_images import QUICK, cell, main
+from benchmarks._hostile import cell
+from benchmarks.hostile_images import QUICK, main
 from tests.benchmarks.running import quick
-from tests.tasks.hostile_images import Case
+from tests.hostile import Case
 
 
 def test_a_quick_run_gets_an_answer_to_every_picture(tmp_path: Path) -> None:

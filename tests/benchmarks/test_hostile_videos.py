@@ -5,7 +5,7 @@ import pytest
 from benchmarks import hostile_videos
 from benchmarks.hostile_videos import QUICK, main
 from tests.benchmarks.running import quick
-from tests.extractors.hostile_videos import Case
+from tests.hostile import Case
 
 
 def test_a_quick_run_gets_an_answer_to_every_video(tmp_path: Path) -> None:

@@ -8,26 +8,17 @@ import struct
 import wave
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
 from tests.extractors.making import video
+from tests.hostile import Case
 from wander.errors import InputError, TooLarge, UnsupportedMedia
 
-Expected = type[InputError] | Literal["ok"]
 TWO_HOURS = 7200
-
-
-class Case(NamedTuple):
-    """`expected` is "ok" for a file that is a whole video, otherwise exactly the class of the error."""
-
-    name: str
-    data: bytes
-    expected: Expected
-    note: str = ""
 
 
 @functools.cache

@@ -7,8 +7,9 @@ import struct
 import numpy as np
 import pytest
 
-from tests.extractors.hostile_videos import Case, hostile_videos
+from tests.extractors.hostile_videos import hostile_videos
 from tests.extractors.making import pictures, video
+from tests.hostile import Case
 from wander.errors import InputError, TooLarge
 from wander.extractors._clip import RATE, Wanted, read_clip
 from wander.extractors._limits import VideoLimits

@@ -7,23 +7,13 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from tests.hostile import Case
 from wander.errors import InputError, TooLarge, UnsupportedMedia
-
-Expected = type[InputError] | Literal["ok"]
-
-
-class Case(NamedTuple):
-    """`expected` is "ok" for a file that is a whole picture, otherwise exactly the class of the error."""
-
-    name: str
-    data: bytes
-    expected: Expected
-    note: str = ""
 
 
 @functools.cache

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
+from tests.hostile import Case
 from tests.oracles import SHARED
-from tests.tasks.hostile_images import Case, encoded, gray_tiff, hostile_images, oriented, picture
+from tests.tasks.hostile_images import encoded, gray_tiff, hostile_images, oriented, picture
 from wander.errors import InputError, TooLarge
 from wander.tasks._images import ImageLimits, ImagePreprocessing, image_array, load_image
 
