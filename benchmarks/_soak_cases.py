@@ -149,7 +149,7 @@ def call(known: Known, address: str, key: str) -> Ask:
     return ask
 
 
-def cases(known: Known, url: str, key: str) -> dict[str, tuple[float, Ask]]:
+def cases(known: Known) -> dict[str, tuple[float, Ask]]:
     """Kind -> its share of the load, and what asks one and checks the answer. Together they are every route."""
     name, task = known.name, known.task
 
@@ -205,15 +205,13 @@ def cases(known: Known, url: str, key: str) -> dict[str, tuple[float, Ask]]:
         known.check(index, answer)
 
     async def cancelled(client: AsyncClient, rng: random.Random) -> None:
-        # With a connection of its own, which goes with it: the pool of httpx 0.28 can lose one that is cancelled.
         index = rng.randrange(len(known.items))
-        async with AsyncClient(url, api_key=key, tries=1) as own:
-            asking = asyncio.ensure_future(own.predict(task, known.items[index], model=name))
-            done, _ = await asyncio.wait([asking], timeout=rng.uniform(0.0, 0.02))
-            if done:
-                known.check(index, asking.result())
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+        asking = asyncio.ensure_future(client.predict(task, known.items[index], model=name))
+        done, _ = await asyncio.wait([asking], timeout=rng.uniform(0.0, 0.02))
+        if done:
+            known.check(index, asking.result())
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
 
     async def faulty(client: AsyncClient, rng: random.Random) -> None:
         """A row on which the engine fails, among others on which it does not."""

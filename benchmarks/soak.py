@@ -174,7 +174,7 @@ async def run(
     urls: tuple[str, str], process: subprocess.Popen[bytes], known: Known, models: Path, seconds: float, rate: float
 ) -> Soak:
     soak = Soak(urls[0], seconds, rate)
-    kinds = cases(known, urls[0], KEY) | {"gRPC": (0.08, call(known, urls[1], KEY))}
+    kinds = cases(known) | {"gRPC": (0.08, call(known, urls[1], KEY))}
     embeds = EMBEDS if (models / EMBEDS).is_dir() else None
     if embeds:
         kinds["image and text"] = (0.04, picture(*await learn_one(models / embeds)))
