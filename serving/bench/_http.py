@@ -33,9 +33,10 @@ class Connection:
 
     since: from when the latency of the request on its way counts; 0 if none is.
     rest: what of that request could not be sent yet.
+    done: whether its answer is whole. lasting: whether the connection takes another request after it.
     """
 
-    __slots__ = ("connected", "done", "parser", "rest", "since", "socket")
+    __slots__ = ("connected", "done", "lasting", "parser", "rest", "since", "socket")
 
     def __init__(self, family: int, address: Any) -> None:
         self.socket = socket.socket(family, socket.SOCK_STREAM)
@@ -45,10 +46,11 @@ class Connection:
         self.parser = HttpResponseParser(self)
         self.since = 0
         self.rest: memoryview | None = None
-        self.connected = self.done = False
+        self.connected = self.done = self.lasting = False
 
     def on_message_complete(self) -> None:
         self.done = True
+        self.lasting = self.parser.should_keep_alive()  # the parser knows it now, and no longer
 
 
 class Generator:
@@ -223,7 +225,7 @@ class Generator:
         if 200 <= status < 300:
             self.window.latencies.append(now - connection.since)
         connection.since, connection.done = 0, False
-        if not connection.parser.should_keep_alive() or connection.rest is not None:
+        if not connection.lasting or connection.rest is not None:
             self._drop(connection, "")
         elif self.stopping:
             return

@@ -54,14 +54,20 @@ def stalling(stall_ms: float, every_s: float) -> Iterator[int]:
 
 
 @contextmanager
-def answering(statuses: list[int | None], keep: bool = True) -> Iterator[int]:
-    """A server that gives these statuses in turn; None closes the connection without an answer."""
+def answering(statuses: list[int | None], keep: bool = True, clients: set[object] | None = None) -> Iterator[int]:
+    """A server that gives these statuses in turn; None closes the connection without an answer.
+
+    Args:
+        clients: gets the address of every connection that asked.
+    """
     turn, lock = iter(range(10**9)), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
+            if clients is not None:
+                clients.add(self.client_address)
             self.rfile.read(2)
             with lock:
                 status = statuses[next(turn) % len(statuses)]
@@ -106,6 +112,17 @@ def test_a_stall_is_seen_by_the_open_loop_and_hidden_from_one_that_waits() -> No
     assert blind["corrected_ms"]["p95"] > 10 * blind["latency_ms"]["p95"]
     assert seen["throughput"] == pytest.approx(400, rel=0.2)
     assert not seen["errors"]
+
+
+@pytest.mark.parametrize("load", [Load("closed", 3), Load("open", 300)], ids=lambda load: load.kind)
+def test_connections_are_kept(load: Load) -> None:
+    clients: set[object] = set()
+    with answering([200], clients=clients) as port, Driver(HTTP, config(port, connections=8)) as driver:
+        driver.start(load, 0.3, seed=1)
+        window = driver.window()
+        driver.stop()
+    assert len(window.latencies) > 30
+    assert len(clients) == 3 if load.kind == "closed" else len(clients) <= 8
 
 
 def test_errors_are_counted_by_status_and_are_in_no_latency() -> None:
