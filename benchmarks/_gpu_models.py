@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks._models import MODELS, SEED, late_fusion, ready
+from benchmarks._models import MODELS, SEED, ready
 from wander.backbones import Host, hosts
 
 EXPERTS = {
@@ -42,7 +42,7 @@ def mmt(adapted: bool = True) -> Host:
 
 
 GPU_MODELS: dict[str, Callable[[bool], Host]] = {
-    "late_fusion": late_fusion,
+    "late_fusion": MODELS["late_fusion"],
     "bert_vit": MODELS["bert_vit"],
     "mmt": mmt,
     "beit3_base": MODELS["beit3_base"],

@@ -85,6 +85,7 @@ def ready(host: Host) -> Host:
 
 
 MODELS: dict[str, Callable[[bool], Host]] = {
+    "late_fusion": late_fusion,
     "bert_vit": bert_vit,
     "beit3_base": beit3_base,
     "beit3_large": beit3_large,

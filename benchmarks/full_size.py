@@ -126,7 +126,7 @@ def measure(name: str, batches: list[int], tokens: int, rounds: int, compiling: 
 
 
 def main(
-    models: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(MODELS),
+    models: Annotated[str, typer.Option(help="Names, separated by commas.")] = "bert_vit,beit3_base,beit3_large",
     batches: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8,32",
     tokens: Annotated[int, typer.Option(help="Length of BEiT-3's texts.")] = 16,
     rounds: Annotated[int, typer.Option(help="Turns of every variant.")] = 5,

@@ -1,6 +1,6 @@
 """More than the server can do: what it still does, and how fast it says no.
 
-    python -m benchmarks.overload BUNDLE [--factor 4] [--out FILE]
+    python -m benchmarks.overload BUNDLE [--graph NAME] [--factor 4] [--out FILE]
 
 First the peak, with a closed loop of `hey` (Debian's package); then requests at `--factor` times that rate, each with
 its own place in time. Goodput is the rate of right answers; every other answer should be a 429, and a quick one.
@@ -34,9 +34,8 @@ CONNECTIONS = 512
 """So many that those which wait for an answer leave enough to ask."""
 
 
-def body(bundle: Bundle, folder: Path) -> tuple[Path, list[str]]:
+def body(bundle: Bundle, graph: str, folder: Path) -> tuple[Path, list[str]]:
     """One row of the samples as a file, and its headers."""
-    graph = next(iter(bundle.manifest.graphs))
     row = {name: value[:1] for name, value in bundle.samples(graph).inputs.items()}
     content, length = encode(row, binary=True)
     path = folder / "body"
@@ -65,6 +64,7 @@ def percentile(values: list[float], share: float) -> float:
 
 def main(
     bundle: Annotated[Path, typer.Argument(help="A model's folder; a row should take some milliseconds.")],
+    graph: Annotated[str, typer.Option(help="Which one is asked, by default the first.")] = "",
     factor: Annotated[float, typer.Option(min=1, help="Times the peak.")] = 4,
     seconds: Annotated[float, typer.Option(min=1, help="Length of each measurement.")] = 15,
     out: Annotated[Path | None, typer.Option(help="Also write FILE.md and FILE.json.")] = None,
@@ -72,7 +72,11 @@ def main(
     """Goodput and refusals at several times the capacity."""
     about = circumstances("benchmarks.overload", ("onnxruntime", "fastapi", "uvicorn"))
     opened = Bundle.open(bundle)
-    name = next(iter(opened.graph_names()))
+    asked_for = graph or next(iter(opened.manifest.graphs))
+    names = {own: name for name, own in opened.graph_names().items()}
+    if asked_for not in names:
+        raise typer.BadParameter(f"there is no graph {graph}; there are: {', '.join(names)}", param_hint="--graph")
+    name = names[asked_for]
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "wander", "serve", str(opened.path.parents[1]), "--port", "0"),
@@ -85,7 +89,7 @@ def main(
         assert server.stderr is not None
         url = next(line for line in server.stderr if line.startswith("serving on")).split()[2]
         with tempfile.TemporaryDirectory() as scratch:
-            file, headers = body(opened, Path(scratch))
+            file, headers = body(opened, asked_for, Path(scratch))
             asked = f"{url}/v2/models/{name}/infer"
             hey(asked, file, headers, 3, 32, None)  # the batch sizes are found meanwhile
             closed = hey(asked, file, headers, seconds, 32, None)

@@ -1,7 +1,7 @@
 """Engines and precisions against eager torch: ms an item, share of the measured peak, error. Random weights, full size.
 
     python -m benchmarks.precision --graphs DIR --make                  # writes the graphs once; takes minutes
-    python -m benchmarks.precision --graphs DIR [--models bert_vit,beit3_base] [--batches 1,8,32] [--out FILE]
+    python -m benchmarks.precision --graphs DIR [--models late_fusion,bert_vit,beit3_base] [--batches 1,8,32] [--out FILE]
 
 Every tower takes turns in one run, on all threads: eager torch in fp32 and bf16, and every CPU engine with every
 precision that it has. The peak is measured in the same run, before and after, for every precision, by every library at
@@ -126,7 +126,7 @@ def measure(
 def main(
     graphs: Annotated[Path, typer.Option(help="Folder of the graphs; they are large.")],
     make_them: Annotated[bool, typer.Option("--make", help="Write the graphs, and measure nothing.")] = False,
-    models: Annotated[str, typer.Option(help="Names, separated by commas.")] = "bert_vit,beit3_base",
+    models: Annotated[str, typer.Option(help="Names, separated by commas.")] = "late_fusion,bert_vit,beit3_base",
     batches: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8,32",
     tokens: Annotated[int, typer.Option(help="Length of BEiT-3's texts.")] = 16,
     rounds: Annotated[int, typer.Option(help="Turns of every variant.")] = 5,
