@@ -77,21 +77,25 @@ class Bench:
     def _turn(self, number: int, point: Point, turn: int, rule: Rule, *, alone: bool) -> Server:
         """Puts a case under load for some windows, which go to its point."""
         case, driver, plan = self.cases[number], self._drivers[number], self.plan
+        url = case.url
+        pids = driver.pids if url is None else server_side.listeners(url)
         driver.start(point.load, plan.window_s, plan.seed + turn)
-        for _ in range(max(1, math.ceil(plan.warmup_s / plan.window_s)) if turn == 0 else 1):
+        warmup = max(1, math.ceil(plan.warmup_s / plan.window_s)) if turn == 0 else 1
+        before: server_side.Snapshot | None = None
+        for left in reversed(range(warmup)):
+            if left == 0 and url is not None:
+                # Its metrics take the server some milliseconds, which are no part of what counts: nor are those below.
+                before = server_side.snapshot(url, case.headers, pids)
             driver.window()
             self.watch(f"{point.case}, {point.load.label}: warm-up")
-        pids = driver.pids if case.url is None else server_side.listeners(case.url)
-        url = case.url
-        before = server_side.snapshot(url, case.headers, pids) if url is not None else None
         taken = 0
         while taken < (rule.most if alone else plan.turn_windows) and not (alone and done(point, rule)):
             point.windows.append((turn, driver.window()))
             taken += 1
             self.watch(_so_far(point))
-        after = server_side.snapshot(url, case.headers, pids) if url is not None else None
         memory = server_side.usage_of(driver.pids[0])
         point.rest.append(driver.stop())
+        after = server_side.snapshot(url, case.headers, pids) if url is not None else None
         if before is None or after is None:
             return _in_process([window for _, window in point.windows[-taken:]], point.batch, memory and memory[1])
         return server_side.between(before, after, case.model)
