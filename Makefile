@@ -8,7 +8,7 @@ BUNDLES := $(patsubst zoo/%/adapter/adapter_config.json,models/%/1/manifest.json
 
 RAY := .venv-ray
 
-.PHONY: setup run models verify test test-ray check format docs bench bench-full bench-peers bench-check gpu-bench clean
+.PHONY: setup run models verify test test-ray check format docs bench bench-full bench-peers bench-check bench-precision gpu-bench clean
 
 setup: $(INSTALLED)
 
@@ -68,6 +68,14 @@ bench: models
 bench-full: setup
 	$(BIN)/python -m benchmarks.adapter_cost
 	$(BIN)/python -m benchmarks.full_size
+
+# Engines, precisions and the roof of the machine, full size, random weights; and the shipped models in every precision.
+DATA ?= ../shared/data
+bench-precision: setup
+	$(BIN)/python -m benchmarks.roofline
+	$(BIN)/python -m benchmarks.precision --graphs build/graphs --make
+	$(BIN)/python -m benchmarks.precision --graphs build/graphs
+	$(BIN)/python -m benchmarks.precision_metrics $(DATA)
 
 # For a machine with an NVIDIA GPU. torch with CUDA is enough; what else there is of engines is measured too.
 GPU_PYTHON ?= $(BIN)/python
