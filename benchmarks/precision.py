@@ -11,6 +11,7 @@ counts here, its error does not; what precision costs a trained model, `benchmar
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -76,7 +77,7 @@ def make(name: str, folder: Path, tokens: int) -> None:
                 source = Path(scratch) / full.name
                 for file in (full, full.with_name(full.name + DATA_SUFFIX)):
                     if file.exists():
-                        (Path(scratch) / file.name).hardlink_to(file)
+                        shutil.copyfile(file, Path(scratch) / file.name)  # onnx reads no file that has a second name
                 precisions.get(precision)(source, rows, Path(scratch)).write(target, ())
 
 
