@@ -1,7 +1,7 @@
 """Engines and precisions against eager torch: ms an item, share of the measured peak, error. Random weights, full size.
 
     python -m benchmarks.precision --graphs DIR --make                  # writes the graphs once; takes minutes
-    python -m benchmarks.precision --graphs DIR [--models late_fusion,bert_vit,beit3_base] [--batches 1,8,32] [--out FILE]
+    python -m benchmarks.precision --graphs DIR [--models late_fusion,bert_vit] [--batches 1,8,32] [--out FILE]
 
 Every tower takes turns in one run, on all threads: eager torch in fp32 and bf16, and every CPU engine with every
 precision that it has. The peak is measured in the same run, before and after, for every precision, by every library at

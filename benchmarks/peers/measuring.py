@@ -102,7 +102,7 @@ class Ceiling:
 
 def cases(servers: Sequence[Server], large: bool) -> list[Case]:
     """Every server with every form; of a large model the binary one, and another only where there is none."""
-    found = [Case(server, kind) for server in servers for kind in server.forms]
+    found = [Case(server, kind) for server in servers if large or not server.large_only for kind in server.forms]
     if large:
         return [case for case in found if case.kind == "binary" or "binary" not in case.server.forms]
     return found

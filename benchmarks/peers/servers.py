@@ -39,6 +39,7 @@ class Server:
     forms: kind ("binary", "json", "v1 json") -> what the body is.
     environment: name of its requirements and of its script; None for our own.
     options: of `wander serve`, for our own.
+    large_only: whether it says nothing new of the small model.
     says: its settings, for the report.
     """
 
@@ -47,6 +48,7 @@ class Server:
     says: str
     environment: str | None = None
     options: tuple[str, ...] = ()
+    large_only: bool = False
 
     @property
     def ours(self) -> bool:
@@ -63,6 +65,7 @@ class Server:
 
 
 OURS = "wander"
+SPREAD = f"{OURS} --instances 2 --threads 1"
 OUR_FORMS = {"binary": V2_BINARY, "json": V2_JSON, "v1 json": NATIVE}
 FASTAPI = "FastAPI"
 GENERAL = ("LitServe", "BentoML", "MLServer", "Ray Serve", "Triton (pytriton)")
@@ -71,6 +74,13 @@ GENERAL = ("LitServe", "BentoML", "MLServer", "Ray Serve", "Triton (pytriton)")
 SERVERS = (
     Server(OURS, OUR_FORMS, "one process, default settings"),
     Server(f"{OURS} --workers 2", OUR_FORMS, "two processes", options=("--workers", "2")),
+    Server(
+        SPREAD,
+        OUR_FORMS,
+        "one process, an engine of one thread for every core, as small models have by themselves",
+        options=("--instances", "2", "--threads", "1"),
+        large_only=True,
+    ),
     Server(
         FASTAPI,
         {"binary": RAW, "json": LISTS},

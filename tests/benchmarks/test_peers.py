@@ -17,9 +17,9 @@ from benchmarks.peers import ceiling, load, measuring, report, servers
 from benchmarks.peers.__main__ import CACHE, choose
 from benchmarks.peers.bodies import JSON_LENGTH, LISTS, NATIVE, RAW, V2_BINARY, V2_JSON, Form, Request
 from benchmarks.peers.environments import EnvironmentFailed
-from benchmarks.peers.measuring import Case, Ceiling, Plan
+from benchmarks.peers.measuring import Case, Ceiling, Plan, cases
 from benchmarks.peers.models import Graph, graph
-from benchmarks.peers.servers import BY_NAME, GENERAL, OURS, ServerFailed, free_port, marked, running
+from benchmarks.peers.servers import BY_NAME, GENERAL, OURS, SPREAD, ServerFailed, free_port, marked, running
 from serving.protocols._tensors import decode
 from serving.settings import Settings
 from tests.benchmarks.running import quick
@@ -136,10 +136,17 @@ def test_what_was_not_measured_is_no_goal_met_or_missed() -> None:
 def test_of_the_large_model_the_share_of_the_ceiling_counts() -> None:
     own = [Case(BY_NAME[OURS], "binary", loads(96))]
     top = Ceiling({(ceiling.Arrangement(1, 1, 2), 8): [100, 200]}, {1: [1, 1]})
-    (goal,) = report.goals(own, top, large=True)
-    assert goal.met
-    assert goal.found is not None
-    assert goal.found.median == pytest.approx(0.96)
+    one, spread = report.goals(own, top, large=True)
+    assert one.met
+    assert one.found is not None
+    assert one.found.median == pytest.approx(0.96)
+    assert spread.met is None
+
+
+def test_instances_are_named_for_the_large_model_alone() -> None:
+    servers = [BY_NAME[OURS], BY_NAME[SPREAD]]
+    assert {case.server.name for case in cases(servers, large=True)} == {OURS, SPREAD}
+    assert {case.server.name for case in cases(servers, large=False)} == {OURS}
 
 
 def test_the_ceiling_is_measured_in_every_arrangement(tiny: Graph) -> None:
