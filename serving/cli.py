@@ -145,11 +145,12 @@ def _predict_items(bundle: Bundle, engine: str, source: str, target: str) -> int
 
     import orjson
 
+    from serving.answers import Answer
     from serving.metrics import Metrics
     from serving.protocols._bodies import Body, decode_files
     from serving.protocols.base import problem
     from serving.repository import Repository
-    from serving.service import Answer, Service, Target
+    from serving.service import Service, Target
     from serving.settings import Settings
     from wander.errors import InputError, ServiceError
 

@@ -5,69 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serving.answers import Answer, Inference, Timing
 from serving.auth import charge, read_keys
 from serving.metrics import Metrics
 from serving.model import Model
+from serving.preprocessing import Preprocessing
 from serving.repository import Repository
 from serving.settings import Settings
 from serving.tickets import Result
-from wander.errors import DeadlineExceeded, InputError, NotFound, Overloaded, ServiceError, TooLarge
+from wander.errors import InputError, NotFound, Overloaded, ServiceError, TooLarge
 from wander.signature import Arrays, Signature
-from wander.tasks.base import Calls, Item, Operation
+from wander.tasks.base import Item
 
 if TYPE_CHECKING:
     from serving.tracing import Tracing
-
-MAX_SLOW = 32
-"""Items that take seconds to read that may wait at once, in memory as they came."""
-
-
-@dataclass
-class Timing:
-    """Seconds that one item spent in each stage; with several graphs the longest of them."""
-
-    queue: float = 0.0
-    preprocess: float = 0.0
-    inference: float = 0.0
-    postprocess: float = 0.0
-
-    def milliseconds(self) -> dict[str, float]:
-        return {stage: round(seconds * 1000, 3) for stage, seconds in vars(self).items()}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a task says of one item, and how it came about."""
-
-    content: dict[str, Any]
-    model: Model
-    timing: Timing = field(default_factory=Timing)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            **self.content,
-            "model": self.model.name,
-            "version": self.model.version,
-            "adapter": self.model.adapter,
-            "timing": self.timing.milliseconds(),
-        }
-
-
-@dataclass(frozen=True)
-class Inference:
-    """What one graph of a model answers to a batch: arrays (rows, ..) by their names."""
-
-    outputs: dict[str, NDArray[Any]]
-    model: Model
-    graph: str
-    timing: Timing
 
 
 @dataclass(frozen=True)
@@ -97,9 +53,7 @@ class Service:
         self.metrics = metrics
         self.tracing: Tracing | None = None
         self.keys = read_keys(settings.keys)
-        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="preprocess")
-        self._slow = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preprocess-slow")
-        self._slow_items = 0
+        self._preprocessing = Preprocessing()
 
     def resolve(self, target: Target, item: Item | None = None) -> Model:
         """The model that is meant, by its name or by what it is to be asked.
@@ -245,11 +199,10 @@ class Service:
         timing, began = Timing(), time.monotonic()
         with model.lease():
             asked = model.task.operation(operation)
-            calls: Calls
             if any(isinstance(item.get(name), bytes) for name in model.task.slow):
-                calls = await self._slowly(timing, asked, item, deadline)
+                calls, timing.preprocess = await self._preprocessing.run_slowly(asked, item, deadline)
             else:
-                calls = await self._timed(self._pool, timing, "preprocess", asked.preprocess, item)
+                calls, timing.preprocess = await self._preprocessing.run(asked, item)
             for arrays in calls.values():
                 self._check_sizes(_as_batch(arrays))
             submitted = [self._run(model, g, _as_batch(a), deadline, bulk=bulk) for g, a in calls.items()]
@@ -277,37 +230,6 @@ class Service:
             histogram = model.stages[stage] = self.metrics.stages.labels(*labels)
         histogram.observe(seconds)
 
-    async def _slowly(self, timing: Timing, asked: Operation, item: Item, deadline: float) -> Calls:
-        """Preprocesses an item that takes seconds: these wait for each other, and nobody else for them.
-
-        Raises Overloaded if too many wait, and DeadlineExceeded for an item whose turn comes too late.
-        """
-        if self._slow_items >= MAX_SLOW:
-            raise Overloaded(f"{MAX_SLOW} files that take long to read are waiting already; try again later")
-
-        def preprocess() -> Calls:
-            if time.monotonic() > deadline:
-                raise DeadlineExceeded("the deadline passed while other files were read")
-            return asked.preprocess(item)
-
-        self._slow_items += 1
-        try:
-            calls: Calls = await self._timed(self._slow, timing, "preprocess", preprocess)
-        finally:
-            self._slow_items -= 1
-        return calls
-
-    async def _timed(self, pool: ThreadPoolExecutor, timing: Timing, stage: str, function: Any, *arguments: Any) -> Any:
-        """Runs a function in the pool; its own time counts, not its wait for a place there."""
-
-        def call() -> tuple[Any, float]:
-            started = time.monotonic()
-            return function(*arguments), time.monotonic() - started
-
-        result, seconds = await asyncio.get_running_loop().run_in_executor(pool, call)
-        setattr(timing, stage, seconds)
-        return result
-
     def _deadline(self, deadline: float | None) -> float:
         latest = time.monotonic() + self.settings.timeout_ms / 1000
         return latest if deadline is None else min(deadline, latest)
@@ -317,8 +239,7 @@ class Service:
 
     def close(self) -> None:
         self.repository.close()
-        for pool in (self._pool, self._slow):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._preprocessing.close()
 
 
 def check_finite(outputs: Mapping[str, Arrays]) -> None:

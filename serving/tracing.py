@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span
 
+    from serving.answers import Timing
     from serving.model import Model
-    from serving.service import Timing
 
 STAGES = ("preprocess", "queue", "inference", "postprocess")
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.answers import Inference
 from serving.protocols import _kserve_pb2 as pb
 from serving.protocols._tensors import NAME_OF, dtype_of, from_bytes, shape_of, shaped
-from serving.service import Inference
 from wander.errors import InputError
 
 CONTENTS = {

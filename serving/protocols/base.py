@@ -12,7 +12,8 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.types import ASGIApp, Scope
 
-from serving.service import Service, Timing
+from serving.answers import Timing
+from serving.service import Service
 from serving.wire import STATUS, TIMEOUT_HEADER, URN
 from wander.errors import (
     DeadlineExceeded,

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
 
+from serving.answers import Answer
 from serving.model import Model, weights_bytes
 from serving.protocols._bodies import read_body
 from serving.protocols._openapi import PROBLEMS, RESPONSES, answer_content, parameters, request_body
 from serving.protocols.base import Protocol, deadline, json_response, problem, server_timing
-from serving.service import Answer, Target
+from serving.service import Target
 from wander.errors import ServiceError
 from wander.tasks import Task, tasks
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
 
+from serving.answers import Answer, Timing
 from serving.auth import charge
 from serving.index import Found, Index, Indexes, IndexOptions, Item, Origin, Query
 from serving.index.base import Vector
@@ -34,7 +35,7 @@ from serving.protocols._retrieval import (
     read_one,
 )
 from serving.protocols.base import Protocol, deadline, json_response, problem
-from serving.service import Answer, Service, Target, Timing
+from serving.service import Service, Target
 from wander.errors import Forbidden, InputError, NotFound, NotReady, ServiceError
 from wander.tasks import tasks
 

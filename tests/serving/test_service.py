@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from serving import service as room
+from serving import preprocessing
+from serving.answers import Answer
 from serving.metrics import Metrics
 from serving.repository import Repository
-from serving.service import Answer, Service, Target
+from serving.service import Service, Target
 from serving.settings import Settings
 from tests.serving.building import Linear, item, items, publish, random_rows
 from wander.engines.fake import FakeSession
@@ -239,7 +240,7 @@ def test_a_file_whose_turn_comes_too_late_is_not_read(service: Service, slow: Sl
 
 
 def test_only_so_many_files_wait(service: Service, slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "MAX_SLOW", 2)
+    monkeypatch.setattr(preprocessing, "MAX_SLOW", 2)
 
     async def ask() -> None:
         files = [asyncio.create_task(service.predict(Target("sentiment"), {**item(), "file": b"x"})) for _ in range(2)]

@@ -96,10 +96,29 @@ class TextVideoSettings(RecipeSettings):
 
 
 class TextVideo(Recipe):
-    """`train_host`, then `train_adapted`."""
+    """`train_host`, then `train_adapted`. A recipe that learns so from other pairs overrides what it says of them.
+
+    Class attributes:
+        name: of the recipe.
+        backbone: what its hosts are called, before the seed.
+        pairs: what the validation split is counted in.
+        caveat: what nobody may overlook, for provenance.
+        preprocessing: what the task does beside reading the text.
+    """
 
     summary: ClassVar[str] = "Wander over a frozen MMT, on captions of MSR-VTT that stand in for features (a proxy)"
-    Settings: ClassVar[type[RecipeSettings]] = TextVideoSettings
+    Settings: ClassVar[type[TextVideoSettings]] = TextVideoSettings
+    name: ClassVar[str] = TASK
+    backbone: ClassVar[str] = "mmt-proxy"
+    pairs: ClassVar[str] = "videos"
+    caveat: ClassVar[dict[str, str]] = {
+        "proxy": "captions stand in for the features of the experts; no figure here is one of real videos"
+    }
+    preprocessing: ClassVar[dict[str, Any]] = {}
+
+    def corpus(self, folder: Path, settings: TextVideoSettings, seed: int) -> Corpus:
+        """The pairs to learn from. Raises UsageError for unfit data."""
+        return Captions(folder, settings.tokens, settings.most_words)
 
     def train(
         self,
@@ -110,38 +129,35 @@ class TextVideo(Recipe):
         head_only: bool = False,
         notify: Notify = lambda stage, epoch, epochs, loss: None,
     ) -> Trained:
-        assert isinstance(settings, TextVideoSettings)
-        captions = Captions(folder, settings.tokens, settings.most_words)
-        host, host_report = train_host(captions, settings, seed, notify)
-        adapted, report = train_adapted(captions, settings, host, seed, notify, head_only=head_only)
-        about = describe(
-            captions,
-            provenance(
-                TASK,
-                settings,
-                seed,
-                trained="experts' weights" if head_only else "adapter and experts' weights",
-                data=captions.source,
-                selection=f"lowest contrastive loss over the {len(captions.valid)} videos of the validation split",
-                proxy="captions stand in for the features of the experts; no figure here is one of real videos",
-                host=host_report,
-                **report,
-            ),
+        assert isinstance(settings, self.Settings)
+        corpus = self.corpus(folder, settings, seed)
+        host, host_report = train_host(corpus, settings, seed, notify)
+        adapted, report = train_adapted(corpus, settings, host, seed, notify, head_only=head_only)
+        told_ = provenance(
+            self.name,
+            settings,
+            seed,
+            trained="experts' weights" if head_only else "adapter and experts' weights",
+            data=corpus.source,
+            selection=f"lowest contrastive loss over the {len(corpus.valid)} {self.pairs} of the validation split",
+            **self.caveat,
+            host=host_report,
+            **report,
         )
-        assets = {TOKENIZER: captions.tokenizer}
-        name = f"mmt-proxy-seed{seed}"
-        return Trained(adapted, HEAD.model_dump(), about, name, example(adapted, seed), assets)
+        about = describe(corpus, told_, **self.preprocessing)
+        assets = {TOKENIZER: corpus.tokenizer}
+        return Trained(adapted, HEAD.model_dump(), about, f"{self.backbone}-seed{seed}", example(adapted, seed), assets)
 
 
-def describe(captions: Corpus, provenance: dict[str, Any] | None = None) -> Description:
-    """What the trained model is for."""
-    preprocessing = {
+def describe(captions: Corpus, provenance: dict[str, Any] | None = None, **preprocessing: Any) -> Description:
+    """What the trained model is for, and what its task does beside reading the text."""
+    text = {
         "vocabulary": len(captions.vocabulary),
         "max_tokens": captions.text.max_length,
         "text": captions.text.model_dump(mode="json"),
         "keep_missing_modalities": True,
     }
-    return Description(task=TASK, preprocessing=preprocessing, provenance=provenance or {})
+    return Description(task=TASK, preprocessing={**text, **preprocessing}, provenance=provenance or {})
 
 
 def train_host(captions: Corpus, settings: TextVideoSettings, seed: int, notify: Notify) -> tuple[MMT, dict[str, Any]]:

@@ -12,21 +12,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from wander.training.recipes._stand_in_corpus import TOKENIZER
 from wander.training.recipes._still_corpus import Stills
-from wander.training.recipes.base import Notify, Recipe, RecipeSettings, Trained, provenance
-from wander.training.recipes.text_video import (
-    HEAD,
-    AdapterSchedule,
-    HostSchedule,
-    TextVideoSettings,
-    describe,
-    example,
-    train_adapted,
-    train_host,
-)
+from wander.training.recipes.text_video import AdapterSchedule, HostSchedule, TextVideo, TextVideoSettings
 
-TASK = "text_video_stills"
 EXTRACTORS: dict[str, dict[str, Any]] = {
     "colours": {"kind": "frame_colours", "step": 0.5},
     "gradients": {"kind": "frame_gradients", "step": 0.5},
@@ -45,43 +33,21 @@ class StillSettings(TextVideoSettings):
     adapter: AdapterSchedule = AdapterSchedule(learning_rate=3e-4)
 
 
-class TextVideoStills(Recipe):
-    """`train_host`, then `train_adapted`, on pictures."""
+class TextVideoStills(TextVideo):
+    """What `TextVideo` does, on pictures."""
 
     summary: ClassVar[str] = "Wander over a frozen MMT that takes video files, on captioned pictures (a demonstration)"
-    Settings: ClassVar[type[RecipeSettings]] = StillSettings
+    Settings: ClassVar[type[TextVideoSettings]] = StillSettings
+    name: ClassVar[str] = "text_video_stills"
+    backbone: ClassVar[str] = "mmt-stills"
+    pairs: ClassVar[str] = "captions"
+    caveat: ClassVar[dict[str, str]] = {
+        "demonstration": "trained on still pictures, with hand-made statistics for experts; no video was seen"
+    }
+    preprocessing: ClassVar[dict[str, Any]] = {"extractors": EXTRACTORS}
 
-    def train(
-        self,
-        folder: Path,
-        settings: RecipeSettings,
-        *,
-        seed: int = 0,
-        head_only: bool = False,
-        notify: Notify = lambda stage, epoch, epochs, loss: None,
-    ) -> Trained:
-        assert isinstance(settings, StillSettings)
-        stills = Stills(folder, EXTRACTORS, settings.tokens, settings.most_words, seed)
-        host, host_report = train_host(stills, settings, seed, notify)
-        adapted, report = train_adapted(stills, settings, host, seed, notify, head_only=head_only)
-        about = describe(
-            stills,
-            provenance(
-                TASK,
-                settings,
-                seed,
-                trained="experts' weights" if head_only else "adapter and experts' weights",
-                data=stills.source,
-                selection=f"lowest contrastive loss over the {len(stills.valid)} captions of the validation split",
-                demonstration="trained on still pictures, with hand-made statistics for experts; no video was seen",
-                host=host_report,
-                **report,
-            ),
-        )
-        watching = {**about.preprocessing, "extractors": EXTRACTORS}
-        about = about.model_copy(update={"preprocessing": watching})
-        assets = {TOKENIZER: stills.tokenizer}
-        return Trained(adapted, HEAD.model_dump(), about, f"mmt-stills-seed{seed}", example(adapted, seed), assets)
+    def corpus(self, folder: Path, settings: TextVideoSettings, seed: int) -> Stills:
+        return Stills(folder, EXTRACTORS, settings.tokens, settings.most_words, seed)
 
 
 plugin = TextVideoStills
