@@ -17,7 +17,7 @@ BATCH = 16
 
 
 class Int8Static(Quantization):
-    """Ranges are the smallest and largest values seen; they are collected once, whatever stays in fp32."""
+    """Ranges are the smallest and largest values seen; they are collected once a graph, whatever stays in fp32."""
 
     calibrates: ClassVar[bool] = True
     kinds: ClassVar[Sequence[str]] = ("Conv", "Gemm", "MatMul")
@@ -54,7 +54,7 @@ class Int8Static(Quantization):
                 weight_type=QuantType.QInt8,
                 use_external_data_format=self.apart,
                 extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "MatMulConstBOnly": True},
-                calibration_cache_path=self.scratch / "ranges.json",
+                calibration_cache_path=self.scratch / f"{self.graph.stem}.ranges.json",
             )
         model = onnx.load(raw)
         sign(model)

@@ -193,10 +193,10 @@ class Rehearsal:
                 subprocess.run(["sh", "-ec", self.here(text)], cwd=source, env=environment, check=True)
 
     def call(self, target: str, *command: str) -> str:
-        """Runs something as the image would, and gives what it printed."""
+        """Runs something as the image would, in its root, and gives what it printed."""
         done = subprocess.run(
-            self.unprivileged(command), cwd=self.root / "src", env=self.environment(target), capture_output=True,
-            text=True, check=False,
+            self.unprivileged(command), cwd=self.root, env=self.environment(target), capture_output=True, text=True,
+            check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -251,7 +251,7 @@ def test_the_server_s_image_has_no_torch_and_serves_from_a_read_only_root(rehear
         [*json.loads(STAGES["cpu"].only("ENTRYPOINT")), *json.loads(STAGES["cpu"].only("CMD"))]
     )
     environment = rehearsal.environment("cpu") | {"WANDER_PORT": "18765", "WANDER_HOST": "127.0.0.1"}
-    process = subprocess.Popen(command, cwd=rehearsal.root / "src", env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=rehearsal.root, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         healthy = rehearsal.unprivileged(STAGES["cpu"].health)
         until = time.monotonic() + 60

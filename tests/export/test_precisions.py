@@ -115,6 +115,19 @@ def test_the_same_graph_gives_the_same_bytes_wherever_its_weights_are(
     np.testing.assert_array_equal(answers[0], inline)
 
 
+def test_graphs_that_share_a_folder_share_nothing_else(kind: type[Narrowing], bundle: Bundle, tmp_path: Path) -> None:
+    """As the towers of one bundle do: the second has values ten times as large, and ranges of its own."""
+    graph, inputs = bundle.graph_path("model"), bundle.samples("model").inputs
+    louder = {name: (value * 10).astype(value.dtype) for name, value in inputs.items()}
+    for place in ("alone", "shared"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "second.onnx").write_bytes(graph.read_bytes())
+    kind(graph, inputs, tmp_path / "shared").write(tmp_path / "first.onnx", ())
+    for place in ("alone", "shared"):
+        kind(tmp_path / place / "second.onnx", louder, tmp_path / place).write(tmp_path / f"{place}.onnx", ())
+    assert (tmp_path / "alone.onnx").read_bytes() == (tmp_path / "shared.onnx").read_bytes()
+
+
 def test_what_is_kept_stays_as_it_was(kind: type[Narrowing], bundle: Bundle, tmp_path: Path) -> None:
     """With everything kept, the graph answers as before, to the last rounding."""
     source, inputs = bundle.graph_path("model"), bundle.samples("model").inputs
