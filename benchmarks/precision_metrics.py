@@ -10,6 +10,7 @@ beside those of the graph, the decisions that agree, and what stayed in fp32. Wh
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -25,14 +26,17 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-static")
 
 
 def export(checkpoint: Path, out: Path, data: Path, precision: str) -> dict[str, Any]:
-    """What `wander export` says, or why it refuses."""
+    """What `wander export` says, or why it refuses. Raises RuntimeError if it ends otherwise."""
     command = [
         sys.executable, "-m", "wander", "export", str(checkpoint), str(out), "--json", "--data", str(data),
         "--precision", precision,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        return {"refused": done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"}
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        if not last.startswith("error: "):
+            raise RuntimeError(f"{shlex.join(command)}: {done.stderr}")
+        return {"refused": last.removeprefix("error: ").partition("; see ")[0]}
     said: dict[str, Any] = json.loads(done.stdout)
     return said
 
