@@ -2,64 +2,62 @@
 
     python -m benchmarks.overload BUNDLE [--graph NAME] [--factor 4] [--out FILE]
 
-First the peak, with a closed loop of `hey` (Debian's package); then requests at `--factor` times that rate, each with
-its own place in time. Goodput is the rate of right answers; every other answer should be a 429, and a quick one.
-Bodies are binary (KServe v2), one row each. Load generator and server share the cores of the machine.
+First the peak, with a closed loop of `wander bench`'s generator; then an open loop at `--factor` times that rate.
+Goodput is the rate of right answers; every other answer should be a 429, and a quick one. The latency of a request
+counts from the moment at which it was due. Bodies are binary (KServe v2), one row each. Load generator and server share
+the cores of the machine.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import signal
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import httpx
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from benchmarks.results import circumstances, publish, table
+from serving.bench.driver import Driver
+from serving.bench.loads import Load, Window
+from serving.bench.targets import Wanted, resolve
 from serving.client._tensors import encode
+from serving.wire import JSON_LENGTH_HEADER
 from wander.bundle import Bundle
 
 QUEUE_ROWS = 64
 """So that a row that waits is answered within a fraction of a second."""
-CONNECTIONS = 512
-"""So many that those which wait for an answer leave enough to ask."""
+WORKING, CONNECTIONS = 32, 512
+"""Of the closed loop; and so many that those which wait for an answer leave enough to ask."""
 
 
-def body(bundle: Bundle, graph: str, folder: Path) -> tuple[Path, list[str]]:
-    """One row of the samples as a file, and its headers."""
+def wanted(bundle: Bundle, graph: str, folder: Path) -> Wanted:
+    """One row of the samples as the body."""
     row = {name: value[:1] for name, value in bundle.samples(graph).inputs.items()}
     content, length = encode(row, binary=True)
     path = folder / "body"
     path.write_bytes(content)
-    return path, [f"Inference-Header-Content-Length: {length}"]
+    headers = {"content-type": "application/octet-stream", JSON_LENGTH_HEADER: str(length)}
+    return Wanted(body=path, headers=headers, connections=CONNECTIONS)
 
 
-Answers = list[tuple[int, float]]
-"""(status, seconds) of every request."""
+def loaded(driver: Driver, load: Load, seconds: float) -> Window:
+    """What was answered in so many seconds, after as many in which queues fill and batch sizes are found."""
+    driver.start(load, seconds, seed=0)
+    driver.window()
+    window = driver.window()
+    driver.stop()
+    return window
 
 
-def hey(url: str, file: Path, headers: list[str], seconds: float, connections: int, rate: float | None) -> Answers:
-    """A closed loop; with a rate, no more requests a second than that."""
-    command = ["hey", "-o", "csv", "-z", f"{seconds}s", "-c", f"{connections}", "-m", "POST", "-D", str(file)]
-    command += [part for header in headers for part in ("-H", header)]
-    if rate is not None:
-        command += ["-q", f"{rate / connections:.3f}"]
-    done = subprocess.run([*command, url], capture_output=True, text=True, check=True)
-    rows = csv.DictReader(io.StringIO(done.stdout))
-    return [(int(row["status-code"]), float(row["response-time"])) for row in rows]
-
-
-def percentile(values: list[float], share: float) -> float:
-    return float(np.quantile(values, share)) if values else math.nan
+def two(times: NDArray[np.float64]) -> str:
+    """Median and 99th percentile."""
+    return f"{np.percentile(times, 50):.1f} / {np.percentile(times, 99):.1f}" if len(times) else "-"
 
 
 def main(
@@ -89,28 +87,29 @@ def main(
         assert server.stderr is not None
         url = next(line for line in server.stderr if line.startswith("serving on")).split()[2]
         with tempfile.TemporaryDirectory() as scratch:
-            file, headers = body(opened, asked_for, Path(scratch))
-            asked = f"{url}/v2/models/{name}/infer"
-            hey(asked, file, headers, 3, 32, None)  # the batch sizes are found meanwhile
-            closed = hey(asked, file, headers, seconds, 32, None)
-            peak = sum(status == 200 for status, _ in closed) / seconds
-            pressed = hey(asked, file, headers, seconds, CONNECTIONS, factor * peak)
+            (case,) = resolve([f"{url}/v2/models/{name}/infer"], wanted(opened, asked_for, Path(scratch)))
+        with Driver(case.module, case.config) as driver:
+            peak = loaded(driver, Load("closed", WORKING), seconds).throughput
+            pressed = loaded(driver, Load("open", factor * peak), seconds)
         alive = httpx.get(f"{url}/readyz").status_code == 200
     finally:
         server.send_signal(signal.SIGTERM)
         server.communicate()
-    good = [took for status, took in pressed if status == 200]
-    refused = [took for status, took in pressed if status == 429]
+    good, refused = (times / 1e6 for times in (pressed.latencies, pressed.failures))
+    asked = sum(pressed.statuses.values())
+    others = {status: count for status, count in pressed.statuses.items() if status not in ("200", "429")}
     facts = {
-        "peak, requests/s": round(peak, 1),
-        "asked for, requests/s": round(len(pressed) / seconds, 1),
-        "goodput, requests/s": round(len(good) / seconds, 1),
-        "goodput / peak": round(len(good) / seconds / peak, 3),
-        "answered, p50 / p99, ms": f"{percentile(good, 0.5) * 1e3:.0f} / {percentile(good, 0.99) * 1e3:.0f}",
-        "refused (429)": len(refused),
-        "refused, p50 / p99, ms": f"{percentile(refused, 0.5) * 1e3:.1f} / {percentile(refused, 0.99) * 1e3:.1f}",
-        "refused within 50 ms": f"{np.mean([took <= 0.05 for took in refused]):.1%}" if refused else "-",
-        "other statuses": dict(Counter(status for status, _ in pressed if status not in (200, 429))) or "none",
+        "body, bytes": len(case.config["request"]) * 3 // 4,
+        "peak, requests/s": f"{peak:,.1f}",
+        "asked for, requests/s": f"{asked / pressed.seconds:,.1f}",
+        "goodput, requests/s": f"{pressed.throughput:,.1f}",
+        "goodput / peak": f"{pressed.throughput / peak:.3f}",
+        "answered, p50 / p99, ms": two(good),
+        "refused (429)": pressed.statuses["429"],
+        "refused, p50 / p99, ms": two(refused),
+        "refused within 50 ms": f"{np.mean(refused <= 50):.1%}" if len(refused) else "-",
+        "other statuses": others or "none",
+        "share of a core that the generator took": f"{pressed.cpu_s / pressed.seconds:.0%}",
         "ready afterwards": alive,
     }
     publish("Overload", about, [table(["what", ""], list(facts.items()))], {"facts": facts}, out)

@@ -24,7 +24,7 @@ class Window:
     """What happened between two moments.
 
     Attributes:
-        latencies: nanoseconds of the answers that were successes.
+        latencies: nanoseconds of the answers that were successes. failures: of those that were none.
         late: nanoseconds between the moment at which a request was due and that at which this process took it up.
         statuses: answers by status; what got none by its reason.
         waited: requests that were due and found no free connection.
@@ -35,6 +35,7 @@ class Window:
         self.started = clock()
         self._cpu = time.process_time()
         self.latencies = array("q")
+        self.failures = array("q")
         self.late = array("q")
         self.statuses: Counter[str] = Counter()
         self.waited = self.queued = self.ran = 0
@@ -46,6 +47,7 @@ class Window:
                 "seconds": (clock() - self.started) / SECOND,
                 "cpu_s": time.process_time() - self._cpu,
                 "latencies": base64.b64encode(self.latencies.tobytes()).decode(),
+                "failures": base64.b64encode(self.failures.tobytes()).decode(),
                 "late": base64.b64encode(self.late.tobytes()).decode(),
                 "statuses": self.statuses,
                 "waited": self.waited,

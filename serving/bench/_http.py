@@ -222,8 +222,8 @@ class Generator:
     def _answered(self, connection: Connection, now: int) -> None:
         status = connection.parser.get_status_code()
         self.window.statuses[str(status)] += 1
-        if 200 <= status < 300:
-            self.window.latencies.append(now - connection.since)
+        kind = self.window.latencies if 200 <= status < 300 else self.window.failures
+        kind.append(now - connection.since)
         connection.since, connection.done = 0, False
         if not connection.lasting or connection.rest is not None:
             self._drop(connection, "")

@@ -99,6 +99,7 @@ def _window(message: Mapping[str, Any]) -> Window:
         message["unsent"],
         message["queued"],
         message["ran"],
+        _times(message["failures"]),
     )
 
 

@@ -37,6 +37,7 @@ class Window:
         cpu_s: seconds of a core that the generator took, or the engine, if it runs there.
         waited: requests that were due while all connections were busy. unsent: those still due at the end.
         queued, ran: altogether, where the engine runs in process.
+        failures: of answers that were no successes.
     """
 
     seconds: float
@@ -48,6 +49,7 @@ class Window:
     unsent: int = 0
     queued: int = 0
     ran: int = 0
+    failures: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def throughput(self) -> float:
@@ -82,6 +84,7 @@ def merged(parts: Sequence[Window]) -> Window:
         sum(part.unsent for part in parts),
         sum(part.queued for part in parts),
         sum(part.ran for part in parts),
+        np.concatenate([part.failures for part in parts]),
     )
 
 
@@ -128,6 +131,10 @@ class Point:
     @property
     def latencies(self) -> NDArray[np.int64]:
         return np.concatenate([window.latencies for window in self.all] or [np.empty(0, np.int64)])
+
+    @property
+    def failures(self) -> NDArray[np.int64]:
+        return np.concatenate([window.failures for window in self.all] or [np.empty(0, np.int64)])
 
     @property
     def late(self) -> NDArray[np.int64]:

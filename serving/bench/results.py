@@ -38,6 +38,7 @@ def point_json(point: Point, case: Case, rule: Rule) -> dict[str, Any]:
         "batch": point.batch,
         "requests": len(point.latencies),
         "errors": {status: n for status, n in sorted(point.statuses.items()) if n and not _good(status)},
+        "errors_ms": _failed(point),
         "unsent": point.unsent,
         "throughput": point.throughput,
         "rows_per_s": point.throughput * point.batch,
@@ -54,6 +55,13 @@ def point_json(point: Point, case: Case, rule: Rule) -> dict[str, Any]:
     }
     content["notes"] = notes(content)
     return content
+
+
+def _failed(point: Point) -> dict[str, float] | None:
+    """How fast the server says no. What had no answer at all is not in it."""
+    if not len(point.failures):
+        return None
+    return {f"p{p}": float(np.percentile(point.failures, p)) / NS_PER_MS for p in (50, 99)}
 
 
 def _corrected(point: Point) -> dict[str, float | None] | None:

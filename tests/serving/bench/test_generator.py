@@ -131,6 +131,8 @@ def test_errors_are_counted_by_status_and_are_in_no_latency() -> None:
     statuses = point.statuses
     assert set(statuses) == {"200", "429", "503"}
     assert len(point.latencies) == statuses["200"]
+    assert len(point.failures) == statuses["503"] + statuses["429"]
+    assert point_json(point, bench.cases[0], bench.plan.rule)["errors_ms"]["p50"] > 0
     assert statuses["200"] == pytest.approx(2 * statuses["503"], rel=0.2, abs=4)
     assert point.errors == statuses["429"] + statuses["503"]
 
