@@ -6,10 +6,10 @@ Rows of one split decide here, and the gate judges by those of another, so that 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from export import parity
 from export.gates import losses
@@ -35,6 +35,15 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Together:
+    """One choice of parts of all graphs; `loss` as in `Trial`, of the metric of all together."""
+
+    kept: int
+    loss: float
+    holds: bool
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What was narrowed, and why no more.
 
@@ -42,6 +51,7 @@ class Outcome:
         units: how many parts of the graph could be narrowed on their own.
         kept: those that stay in fp32, the most costly first.
         costs: of every part narrowed alone, its relative error; measured only if not all could be narrowed.
+        together: what was tried for all graphs of a bundle, if what they are for together asked for more in fp32.
     """
 
     units: int
@@ -49,64 +59,127 @@ class Outcome:
     rows: str
     trials: list[Trial]
     costs: dict[str, float]
+    together: list[Together] = field(default_factory=list)
 
     def report(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
 
 
-def narrow(
-    kind: type[Narrowing],
-    graph: Graph,
-    path: Path,
-    rows: Inputs,
-    task: type[Task],
-    engine: str,
-    scratch: Path,
-    step: Callable[[str], None] = lambda _: None,
-) -> Outcome:
-    """Puts the narrowed graph in the place of that at `path`, which moves to `scratch`.
+class Search:
+    """One graph, which is narrowed in its place, `path`; as it was it lies in `scratch`.
 
-    Raises ParityError if the gate does not hold even with a single part narrowed, UsageError for an engine that cannot
-    run it.
+    Attributes:
+        units: what can stay in fp32 on its own: a name for people -> the nodes of the graph.
+        costs: of units narrowed alone, their relative error, as far as it was measured.
     """
-    source = scratch / path.name
-    for file in (path, path.with_name(path.name + DATA_SUFFIX)):
-        if file.exists():
-            shutil.move(file, scratch / file.name)
-    search = _Search(kind(source, rows.arrays, scratch), kind, graph, path, rows, task, engine)
-    search.reference = parity.answers(graph, source, rows.arrays, engine)
-    units = search.narrowing.units()
-    if not units:
-        raise ParityError(f"{path.name} holds nothing that {kind.precision} could make narrower; use --precision fp32")
-    step("all parts narrowed")
-    trials = [search.trial(units, ())]
-    order: list[str] = []
-    costs: dict[str, float] = {}
-    if not trials[0].holds:
-        for number, name in enumerate(units, 1):
-            step(f"part {number} of {len(units)} alone")
-            costs[name] = search.cost(units, name)
-        order = sorted(units, key=lambda name: (-costs[name], name))
-        trials += _fewest(len(units), lambda kept: search.trial(units, order[:kept]), step)
-        if not trials[-1].holds:
+
+    def __init__(
+        self,
+        kind: type[Narrowing],
+        graph: Graph,
+        path: Path,
+        rows: Inputs,
+        task: type[Task],
+        engine: str,
+        scratch: Path,
+    ) -> None:
+        """Raises ParityError for a graph in which nothing can be narrowed."""
+        source = scratch / path.name
+        for file in (path, path.with_name(path.name + DATA_SUFFIX)):
+            if file.exists():
+                shutil.move(file, scratch / file.name)
+        self.kind, self.graph, self.path, self.rows, self.task, self.engine = kind, graph, path, rows, task, engine
+        self._narrowing = kind(source, rows.arrays, scratch)
+        self._reference: Arrays = parity.answers(graph, source, rows.arrays, engine)
+        self.units = self._narrowing.units()
+        self.costs: dict[str, float] = {}
+        if not self.units:
             raise ParityError(
-                f"{path.name} does not hold in {kind.precision} with even one of its {len(units)} parts narrowed "
-                f"(loss {trials[-1].loss}, agreement {trials[-1].agreement:.2%}); use --precision fp32"
+                f"{path.name} holds nothing that {kind.precision} could make narrower; use --precision fp32"
             )
-    return Outcome(len(units), order[: trials[-1].kept], rows.source, trials, costs)
+
+    def narrow(self, step: Callable[[str], None] = lambda _: None) -> Outcome:
+        """Narrows all that holds.
+
+        Raises ParityError if the gate does not hold even with a single part narrowed, UsageError for an engine that
+        cannot run it.
+        """
+        step("all parts narrowed")
+        trials = [self.trial(())]
+        order: list[str] = []
+        if not trials[0].holds:
+            self.measure(step)
+            order = sorted(self.units, key=lambda name: (-self.costs[name], name))
+            trials += fewest(len(self.units), lambda kept: self.trial(order[:kept]), step)
+            if not trials[-1].holds:
+                raise ParityError(
+                    f"{self.path.name} does not hold in {self.kind.precision} with even one of its {len(self.units)} "
+                    f"parts narrowed (loss {trials[-1].loss}, agreement {trials[-1].agreement:.2%}); "
+                    "use --precision fp32"
+                )
+        return Outcome(len(self.units), order[: trials[-1].kept], self.rows.source, trials, self.costs)
+
+    def measure(self, step: Callable[[str], None]) -> None:
+        """Fills `costs`, for every part that is not in it yet."""
+        for number, name in enumerate(self.units, 1):
+            if name not in self.costs:
+                step(f"part {number} of {len(self.units)} alone")
+                self.costs[name] = self._cost(name)
+
+    def trial(self, kept: Collection[str]) -> Trial:
+        """Writes the graph with these units kept, and asks whether it holds."""
+        try:
+            answer = self._write(kept)
+            numbers = parity.compare(self._reference, answer, self.task, self.kind.precision)
+        except (ParityError, EngineError):  # not finite, or beyond what the engine computes
+            return Trial(len(kept), 0.0, -1.0, 1e300, None, holds=False)
+        loss = None
+        if self.rows.labels is not None:
+            was, now = (self.task.metrics(a, self.rows.labels) for a in (self._reference, answer))
+            loss = max(losses(was, now).values(), default=None)
+        holds = bool(numbers["passed"]) and (loss is None or loss <= 1)
+        return Trial(len(kept), numbers["agreement"], numbers["cosine"], numbers["max_rel"], loss, holds)
+
+    def _cost(self, alone: str) -> float:
+        """The relative error with one unit narrowed and everything else in fp32; 1e300 for one that is not finite."""
+        try:
+            answer = self._write([name for name in self.units if name != alone])
+            return float(parity.compare(self._reference, answer, self.task, self.kind.precision)["max_rel"])
+        except (ParityError, EngineError):
+            return 1e300
+
+    def _write(self, kept: Collection[str]) -> Arrays:
+        self._narrowing.write(self.path, [node for name in kept for node in self.units[name]])
+        try:
+            return parity.answers(self.graph, self.path, self.rows.arrays, self.engine, self.kind.precision)
+        except (BundleError, MissingDependency) as error:
+            raise UsageError(f"{error}; name another engine for {self.kind.precision} with --engine") from error
 
 
-def _fewest(units: int, trial: Callable[[int], Trial], step: Callable[[str], None]) -> list[Trial]:
+class Tried(Protocol):
+    """What is known of a graph, or of several, with so many parts kept."""
+
+    @property
+    def kept(self) -> int: ...
+
+    @property
+    def holds(self) -> bool: ...
+
+
+T = TypeVar("T", bound=Tried)
+
+
+def fewest(units: int, trial: Callable[[int], T], step: Callable[[str], None]) -> list[T]:
     """Trials of ever more parts kept, until one holds; then between, for the fewest. The last is the one that counts
     and whose graph was written; it does not hold if none does."""
 
-    def tried(kept: int) -> Trial:
+    def tried(kept: int) -> T:
         step(f"{kept} of {units} parts kept in fp32")
         done.append(trial(kept))
         return done[-1]
 
-    done: list[Trial] = []
+    done: list[T] = []
     low, high = 0, 1  # `low` does not hold
     while high < units and not tried(high).holds:
         low, high = high, 2 * high
@@ -120,46 +193,3 @@ def _fewest(units: int, trial: Callable[[int], Trial], step: Callable[[str], Non
     if done[-1].kept != high:
         tried(high)
     return done
-
-
-@dataclass
-class _Search:
-    narrowing: Narrowing
-    kind: type[Narrowing]
-    graph: Graph
-    path: Path
-    rows: Inputs
-    task: type[Task]
-    engine: str
-    reference: Arrays | None = None
-
-    def trial(self, units: Mapping[str, Sequence[str]], kept: Collection[str]) -> Trial:
-        """Writes the graph with these units kept, and asks whether it holds."""
-        assert self.reference is not None
-        try:
-            answer = self._write(units, kept)
-            numbers = parity.compare(self.reference, answer, self.task, self.kind.precision)
-        except (ParityError, EngineError):  # not finite, or beyond what the engine computes
-            return Trial(len(kept), 0.0, -1.0, 1e300, None, holds=False)
-        loss = None
-        if self.rows.labels is not None:
-            was, now = (self.task.metrics(a, self.rows.labels) for a in (self.reference, answer))
-            loss = max(losses(was, now).values(), default=None)
-        holds = bool(numbers["passed"]) and (loss is None or loss <= 1)
-        return Trial(len(kept), numbers["agreement"], numbers["cosine"], numbers["max_rel"], loss, holds)
-
-    def cost(self, units: Mapping[str, Sequence[str]], alone: str) -> float:
-        """The relative error with one unit narrowed and everything else in fp32; 1e300 for one that is not finite."""
-        assert self.reference is not None
-        try:
-            answer = self._write(units, [name for name in units if name != alone])
-            return float(parity.compare(self.reference, answer, self.task, self.kind.precision)["max_rel"])
-        except (ParityError, EngineError):
-            return 1e300
-
-    def _write(self, units: Mapping[str, Sequence[str]], kept: Collection[str]) -> Arrays:
-        self.narrowing.write(self.path, [node for name in kept for node in units[name]])
-        try:
-            return parity.answers(self.graph, self.path, self.rows.arrays, self.engine, self.kind.precision)
-        except (BundleError, MissingDependency) as error:
-            raise UsageError(f"{error}; name another engine for {self.kind.precision} with --engine") from error

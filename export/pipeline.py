@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from export import narrowing, parity, samples, triton
+from export import parity, samples, triton
 from export.fold import fold
-from export.gates import gate_metrics
+from export.gates import gate_metrics, losses
+from export.narrowing import Outcome, Search
 from export.precisions import Narrowing, precisions
+from export.together import hold_together
 from export.trace import OPSET, trace
 from wander import __version__
 from wander.backbones import Host
@@ -89,7 +92,7 @@ class Tower:
     cases: list[tuple[samples.Inputs, dict[str, NDArray[Any]]]]
     checks: list[parity.Check] = field(default_factory=list)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    narrowed: narrowing.Outcome | None = None
+    narrowed: Outcome | None = None
 
     @property
     def stored(self) -> Samples:
@@ -120,7 +123,6 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
         manifest = _manifest(loaded, graphs)
         bound = task(manifest, draft.path)  # what the server will need of the manifest must be there now
         inputs, known = _inputs(loaded, bound, options, options.split), {}
-        deciding = _inputs(loaded, bound, options, DECIDING_SPLIT) if kind else {}
         for name, graph in graphs.items():
             step(f"reference {name}")
             cases = samples.lengths(inputs[name], graph.signature)
@@ -132,16 +134,20 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
             step(f"trace {name}")
             trace(host, name, task.output, draft.path / graph.file)
         _let_go(host)
+        joint: dict[str, dict[str, dict[str, float]]] = {}
         try:
             with tempfile.TemporaryDirectory(prefix=f".{model.name}.", dir=model.parent) as scratch:
                 if kind:
-                    for name, tower in known.items():
-                        step(f"narrow {name}")
-                        _narrow(kind, draft, name, tower, deciding[name], task, options, Path(scratch), step)
+                    deciding = _inputs(loaded, bound, options, DECIDING_SPLIT)
+                    _narrow(kind, draft, bound, known, deciding, options, manifest, Path(scratch), step)
                 for name, tower in known.items():
                     step(f"parity {name}")
                     _check(draft, name, tower, task, options, manifest.precision)
-                joint = _joint_metrics(draft, bound, options, manifest, Path(scratch)) if kind else {}
+                score = partial(_joint_metrics, bound, options, options.split, manifest)
+                together = score(Path(scratch), FULL) if kind else {}
+                if together:
+                    exported = score(draft.path, manifest.precision)
+                    joint = {"all graphs": {"reference": together, "exported": exported}}
             checks = [check for tower in known.values() for check in tower.checks]
             metrics = {**{name: tower.metrics for name, tower in known.items() if tower.metrics}, **joint}
             _write_report(draft, known, manifest, metrics, passed=all(check.passed for check in checks))
@@ -205,42 +211,52 @@ def _inputs(loaded: Loaded, task: Task, options: Options, split: str) -> dict[st
 def _narrow(
     kind: type[Narrowing],
     draft: Draft,
-    name: str,
-    tower: Tower,
-    rows: samples.Inputs,
-    task: type[Task],
+    task: Task,
+    towers: Mapping[str, Tower],
+    rows: Mapping[str, samples.Inputs],
     options: Options,
+    manifest: Manifest,
     scratch: Path,
     step: Callable[[str], None],
 ) -> None:
-    """The graph is checked as it is first, so that what is narrowed is known to be right."""
-    path, graph = draft.path / tower.graph.file, tower.graph
-    inputs, expected = tower.cases[0]
-    parity.gate(
-        list(parity.check_graph(name, graph, path, Samples(inputs.arrays, expected), task, FULL, DEFAULT_ENGINE))
-    )
-    tower.narrowed = narrowing.narrow(
-        kind, graph, path, rows, task, options.checked_on, scratch, lambda what: step(f"narrow {name}: {what}")
-    )
+    """Every graph is checked as it is first, so that what is narrowed is known to be right."""
+    searches, outcomes = {}, {}
+    for name, tower in towers.items():
+        step(f"narrow {name}")
+        path, graph = draft.path / tower.graph.file, tower.graph
+        stored = Samples(tower.cases[0][0].arrays, tower.cases[0][1])
+        parity.gate(list(parity.check_graph(name, graph, path, stored, type(task), FULL, DEFAULT_ENGINE)))
+        say = partial(_say, step, f"narrow {name}: ")
+        searches[name] = Search(kind, graph, path, rows[name], type(task), options.checked_on, scratch)
+        outcomes[name] = searches[name].narrow(say)
+
+    score = partial(_joint_metrics, task, options, DECIDING_SPLIT, manifest)
+    reference = score(scratch, FULL)
+
+    def lost() -> float | None:
+        return max(losses(reference, score(draft.path, manifest.precision)).values(), default=None)
+
+    for name, outcome in hold_together(searches, outcomes, lost, partial(_say, step, "narrow: ")).items():
+        towers[name].narrowed = outcome
+
+
+def _say(step: Callable[[str], None], prefix: str, what: str) -> None:
+    step(prefix + what)
 
 
 def _joint_metrics(
-    draft: Draft, task: Task, options: Options, manifest: Manifest, scratch: Path
-) -> dict[str, dict[str, dict[str, float]]]:
-    """What all graphs together score on the split, narrowed and not; nothing for a single graph, or without data."""
+    task: Task, options: Options, split: str, manifest: Manifest, folder: Path, precision: Precision
+) -> dict[str, float]:
+    """What the graphs of a folder score together on a split; nothing for a single graph, or without data."""
     if options.data is None or len(manifest.graphs) == 1:
         return {}
-    rows = load_rows(options.data, options.split, task)
-    labels = {name: one.labels for name, one in rows.items()}
-    found = {}
-    for which, folder, precision in (("reference", scratch, FULL), ("exported", draft.path, manifest.precision)):
-        outputs = {}
-        for name, graph in manifest.graphs.items():
-            settings = EngineOptions(precision=precision, max_batch_size=graph.max_batch_size)
-            with engines.get(options.checked_on).open(folder / graph.file, graph.signature, settings) as session:
-                outputs[name] = answered(rows[name], session.run, graph.max_batch_size)
-        found[which] = task.joint_metrics(outputs, labels)
-    return {"all graphs": found}
+    rows = load_rows(options.data, split, task)
+    outputs = {}
+    for name, graph in manifest.graphs.items():
+        settings = EngineOptions(precision=precision, max_batch_size=graph.max_batch_size)
+        with engines.get(options.checked_on).open(folder / graph.file, graph.signature, settings) as session:
+            outputs[name] = answered(rows[name], session.run, graph.max_batch_size)
+    return task.joint_metrics(outputs, {name: one.labels for name, one in rows.items()})
 
 
 def _check(draft: Draft, name: str, tower: Tower, task: type[Task], options: Options, precision: Precision) -> None:

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from export import narrowing
 from export.gates import BARS, Bar, gate_metrics, losses
-from export.narrowing import Trial, _fewest, narrow
+from export.narrowing import Outcome, Search, Trial, fewest
 from export.precisions import Narrowing, precisions
 from export.samples import Inputs
 from tests.serving.building import Linear, random_rows
@@ -36,7 +35,7 @@ def test_the_fewest_that_hold_are_found(units: int, needed: int) -> None:
         tried.append(kept)
         return Trial(kept, 1, 1, 0, None, holds=kept >= needed)
 
-    found = _fewest(units, trial, lambda _: None)
+    found = fewest(units, trial, lambda _: None)
     if needed < units:
         assert found[-1].holds
         assert found[-1].kept == needed == tried[-1]
@@ -64,12 +63,12 @@ class Costly(Narrowing):
         onnx.save(model, target)
 
 
-def narrowing_of(kind: type[Narrowing], tmp_path: Path, labels: Any = None) -> narrowing.Outcome:
+def narrowing_of(kind: type[Narrowing], tmp_path: Path, labels: Any = None) -> Outcome:
     MODEL.save(tmp_path / "model.onnx")
     (tmp_path / "scratch").mkdir()
     graph = Graph(file="model.onnx", signature=MODEL.signature, max_batch_size=32)
     rows = Inputs(random_rows(64), "made up", labels)
-    return narrow(kind, graph, tmp_path / "model.onnx", rows, Emotion, "ort", tmp_path / "scratch")
+    return Search(kind, graph, tmp_path / "model.onnx", rows, Emotion, "ort", tmp_path / "scratch").narrow()
 
 
 def test_what_costs_most_is_kept_and_no_more(tmp_path: Path) -> None:
