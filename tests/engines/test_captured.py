@@ -87,6 +87,17 @@ def test_sizes_are_recorded_when_it_opens_and_replayed_after(gpu: CapturingProvi
         assert session.describe()["provider"] == f"{ort_cuda.PROVIDER}, {CPU}; CUDA graphs of 1, 4 rows"
 
 
+def test_a_session_without_recordings_keeps_to_the_thread_too(
+    gpu: CapturingProvider, graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(_captured.VARIABLE, "64")
+    with start(graph) as session:
+        assert gpu.providers == [(ort_cuda.PROVIDER, {"use_tf32": "0"}), CPU]
+        assert right(session, 1)
+    assert threading.get_ident() not in gpu.threads
+    assert gpu.calls == ["-1"]
+
+
 def test_buffers_stay_where_they_were_recorded(
     gpu: CapturingProvider, graph: Path, addresses: dict[int, set[int]]
 ) -> None:
@@ -155,18 +166,18 @@ def test_the_real_calls_on_the_device_there_is(graph: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("", ()), ("1", (1,)), (" 8, 1,8", (1, 8)), ("1,64,", (1,)), ("64", ())],
+    [("", None), ("1", (1,)), (" 8, 1,8", (1, 8)), ("1,64,", (1,)), ("64", ())],
 )
-def test_sizes_that_are_asked_for(monkeypatch: pytest.MonkeyPatch, text: str, expected: tuple[int, ...]) -> None:
+def test_sizes_that_are_asked_for(monkeypatch: pytest.MonkeyPatch, text: str, expected: tuple[int, ...] | None) -> None:
     """No more rows than a batch may have."""
     monkeypatch.setenv(_captured.VARIABLE, text)
     assert _captured.sizes(MODEL.signature, EngineOptions(max_batch_size=32)) == expected
 
 
-@pytest.mark.parametrize("text", ["all", "0", "-1", "1;2", "1.5", ",".join(map(str, range(1, 18)))])
+@pytest.mark.parametrize("text", ["all", " ", "0", "-1", "1;2", "1.5", ",".join(map(str, range(1, 18)))])
 def test_sizes_that_make_no_sense(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(_captured.VARIABLE, text)
-    with pytest.raises(ConfigError, match="WANDER_CUDA_GRAPHS must be up to 16 batch sizes"):
+    with pytest.raises(ConfigError, match="WANDER_CUDA_GRAPHS must be 1 to 16 batch sizes"):
         _captured.sizes(MODEL.signature, OPTIONS)
 
 

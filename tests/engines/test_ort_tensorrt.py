@@ -211,8 +211,6 @@ def test_every_option_is_known_to_the_published_library() -> None:
     profile = ort_tensorrt._plans.ranges(MODEL.signature, OPTIONS)
     options = ort_tensorrt.provider_options(profile, {"plans": Path("a"), "timings": Path("b")})
     assert sorted(options) == NAMES
-    (_, exact), _ = ort_cuda.CudaSession.providers
-    (_, recording), _ = ort_cuda.CudaGraphsSession.providers
-    assert sorted({*exact, *recording}) == API["libonnxruntime_providers_cuda.so"]
+    assert sorted({*ort_cuda.EXACT, *ort_cuda.RECORDING}) == API["libonnxruntime_providers_cuda.so"]
     others = {ort_cuda.PROVIDER, ort_tensorrt.PROVIDER, *ort_tensorrt.WHOLE, _captured.ID}
     assert sorted(others) == API["onnxruntime_pybind11_state"]

@@ -75,7 +75,7 @@ def refused(provider: str) -> str | None:
         return f"the ONNX Runtime that is installed is one without {provider}; run: {INSTALL}"
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
-    _load_cuda()
+    load_cuda()
     try:
         session = onnxruntime.InferenceSession(
             IDENTITY, settings, providers=list(dict.fromkeys([provider, CPU])), enable_fallback=False
@@ -92,7 +92,7 @@ def refused(provider: str) -> str | None:
 
 
 @functools.cache
-def _load_cuda() -> None:
+def load_cuda() -> None:
     """Loads CUDA's libraries from the packages that `wander[gpu]` installs: they lie where no loader looks for them."""
     import onnxruntime
 

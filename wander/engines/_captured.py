@@ -46,18 +46,19 @@ AGREE = 1e-3
 """How far a replay may be from a plain run of the same kernels, relative to max(1, max|answer|)."""
 
 
-def sizes(signature: Signature, options: EngineOptions) -> tuple[int, ...]:
-    """The batch sizes to record: none unless asked for, nor for a graph with a free dimension beside the batch.
+def sizes(signature: Signature, options: EngineOptions) -> tuple[int, ...] | None:
+    """The batch sizes to record, of those asked for: none for a graph with a free dimension beside the batch.
 
-    Raises ConfigError for what is no list of sizes.
+    None if nothing is asked for. Raises ConfigError for what is no list of sizes.
     """
-    text = os.environ.get(VARIABLE, "")
+    if not (text := os.environ.get(VARIABLE, "")):
+        return None
     try:
         found = sorted({int(one) for one in text.split(",") if one.strip()})
     except ValueError:
         found = [0]
-    if len(found) > MOST_SIZES or (found and found[0] < 1):
-        raise ConfigError(f"{VARIABLE} must be up to {MOST_SIZES} batch sizes, such as 1,8, not {text!r}")
+    if not 1 <= len(found) <= MOST_SIZES or found[0] < 1:
+        raise ConfigError(f"{VARIABLE} must be 1 to {MOST_SIZES} batch sizes, such as 1,8, not {text!r}")
     free = [
         f"{s.name}: {d}" for s in (*signature.inputs, *signature.outputs) for d in s.item_dims if isinstance(d, str)
     ]
@@ -97,18 +98,22 @@ class Recording:
 
 
 class CapturedSession(BoundSession):
-    """Batches of the recorded sizes are replayed, all others run as ever; one at a time."""
+    """Batches of the recorded sizes are replayed, all others run as ever; one at a time.
+
+    Even without a size it keeps to the thread, so as not to disturb the recordings of others.
+    """
 
     def __init__(self, graph: Path, signature: Signature, options: EngineOptions, sizes: tuple[int, ...]) -> None:
+        self._sizes = sizes
         self._recordings: dict[int, Recording] = {}
-        on_the_thread(lambda: self._open(graph, signature, options, sizes))
+        on_the_thread(lambda: self._open(graph, signature, options))
 
-    def _open(self, graph: Path, signature: Signature, options: EngineOptions, sizes: tuple[int, ...]) -> None:
+    def _open(self, graph: Path, signature: Signature, options: EngineOptions) -> None:
         super().__init__(graph, signature, options)
         session = self._session
         assert session is not None
         self._plainly = recorded_as(-1)
-        for number, rows in enumerate(sizes, 1):  # 0 is not for users
+        for number, rows in enumerate(self._sizes, 1):  # 0 is not for users
             recording = Recording(session, signature, rows, number, self.device)
             for _ in range(RUNS):
                 recording(_inputs(signature, rows, zeros=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from wander.engines import _captured
 from wander.engines._bound import BoundSession, refused
@@ -15,9 +15,13 @@ from wander.engines.ort import opened
 from wander.errors import BundleError, MissingDependency
 from wander.signature import Signature
 
+if TYPE_CHECKING:
+    import onnxruntime
+
 PROVIDER = "CUDAExecutionProvider"
 EXACT = {"use_tf32": "0"}
 """TF32 would round what fp32 keeps."""
+RECORDING = {"enable_cuda_graph": "1"}
 
 
 class CudaSession(BoundSession):
@@ -29,7 +33,9 @@ class CudaSession(BoundSession):
 class CudaGraphsSession(_captured.CapturedSession):
     engine: ClassVar[str] = "ort_cuda"
     provider: ClassVar[str] = PROVIDER
-    providers: ClassVar[list[Any]] = [(PROVIDER, {**EXACT, "enable_cuda_graph": "1"}), CPU]
+
+    def _prepare(self, settings: onnxruntime.SessionOptions, graph: Path, options: EngineOptions) -> list[Any]:
+        return [(PROVIDER, {**EXACT, **RECORDING}), CPU] if self._sizes else CudaSession.providers
 
 
 class OrtCudaEngine(Engine):
@@ -49,7 +55,7 @@ class OrtCudaEngine(Engine):
         """Raises ConfigError for batch sizes that cannot be read."""
         if reason := cls.unavailable():
             raise MissingDependency(reason)
-        if not (sizes := _captured.sizes(signature, options)):
+        if (sizes := _captured.sizes(signature, options)) is None:
             return opened(CudaSession, graph, signature, options)
         try:
             return opened(functools.partial(CudaGraphsSession, sizes=sizes), graph, signature, options)
