@@ -18,6 +18,7 @@ import numpy as np
 
 from serving.doctor.graphs import write_graph
 from wander.engines import engines
+from wander.engines._bound import load_cuda
 from wander.engines.ort import PROVIDER as CPU
 from wander.signature import BATCH, Signature, TensorSpec
 
@@ -91,6 +92,7 @@ def providers() -> list[State]:
     except ImportError:
         return []
     onnxruntime.set_default_logger_severity(4)  # of a provider that does not load, what it raises is enough
+    load_cuda()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         weights = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)

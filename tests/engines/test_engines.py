@@ -205,7 +205,8 @@ def test_ort_cuda_is_not_taken_in_by_a_name_in_a_list(monkeypatch: pytest.Monkey
     opened: list[list[str]] = []
 
     class Silent:
-        def __init__(self, graph: bytes, settings: Any, providers: list[str]) -> None:
+        def __init__(self, graph: bytes, settings: Any, providers: list[str], enable_fallback: bool) -> None:
+            assert not enable_fallback
             opened.append(providers)
 
         def get_providers(self) -> list[str]:

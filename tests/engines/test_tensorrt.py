@@ -206,7 +206,7 @@ def test_without_its_libraries_it_says_what_to_install() -> None:
 def test_every_name_of_the_api_is_in_the_published_bindings() -> None:
     """`api_names.json` holds what was found in the wheels, by version; the sources may use nothing beyond it."""
     known = {*API["tensorrt"]["names"], *API["cuda"]["names"]}
-    used = {name for file in ("_plans", "tensorrt", "_cuda") for name in names_used(file)}
+    used = {name for file in ("_plans", "tensorrt", "_cuda", "ort_tensorrt") for name in names_used(file)}
     assert used == known, f"look up in the wheels: {sorted(used - known)}; no longer used: {sorted(known - used)}"
 
 

@@ -6,6 +6,7 @@ A plan is a cache, not an artifact: one from another GPU, driver or TensorRT has
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from typing import Any
 from wander.engines import _cuda
 from wander.engines._cache import cache_folder, digest, graph_sha256
 from wander.engines.base import EngineOptions
-from wander.errors import BundleError, EngineError
+from wander.errors import BundleError, EngineError, InputError
 from wander.files import staging
-from wander.signature import BATCH, Signature, TensorSpec
+from wander.signature import BATCH, Arrays, Signature, TensorSpec
 
 log = logging.getLogger("wander.engines.tensorrt")
 
@@ -53,6 +54,14 @@ def ranges(signature: Signature, options: EngineOptions) -> dict[str, Range]:
         )
         for spec in signature.inputs
     }
+
+
+def check(inputs: Arrays, profile: Mapping[str, Range]) -> None:
+    """Raises InputError, naming the tensor, for a shape beyond the profile."""
+    for name, array in inputs.items():
+        most = profile[name].most
+        if any(size > limit for size, limit in zip(array.shape, most, strict=True)):
+            raise InputError(f"{name} has shape {array.shape}; the plan takes at most {most}", name)
 
 
 def key(trt: Any, graph: Path, profile: dict[str, Range]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -47,11 +48,15 @@ class OrtSession(Session):
         self._threads = options.threads
         self._outputs = [spec.name for spec in signature.outputs]
         self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
-            graph, settings, providers=self.providers
+            graph, settings, providers=self._prepare(settings, graph, options), enable_fallback=False
         )
         names = ([i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()])
         if names != ([spec.name for spec in signature.inputs], self._outputs):
             raise BundleError(f"{graph.name} has inputs and outputs {names}, which are not those of its signature")
+
+    def _prepare(self, settings: onnxruntime.SessionOptions, graph: Path, options: EngineOptions) -> list[Any]:
+        """The providers of this session; may add to its settings."""
+        return self.providers
 
     def _run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         session = self._session  # another thread may close it meanwhile
@@ -101,11 +106,20 @@ class OrtEngine(Engine):
         return opened(OrtSession, graph, signature, options)
 
 
-def opened(kind: type[OrtSession], graph: Path, signature: Signature, options: EngineOptions) -> OrtSession:
-    """A session of ONNX Runtime. Raises BundleError for a graph that it cannot read."""
+def opened(
+    kind: Callable[[Path, Signature, EngineOptions], OrtSession],
+    graph: Path,
+    signature: Signature,
+    options: EngineOptions,
+) -> OrtSession:
+    """A session of ONNX Runtime.
+
+    Raises BundleError for a graph that it cannot read, EngineError if a provider fails otherwise.
+    """
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     unreadable = (
+        state.EPFail,
         state.Fail,
         state.InvalidArgument,
         state.InvalidGraph,
@@ -119,6 +133,8 @@ def opened(kind: type[OrtSession], graph: Path, signature: Signature, options: E
         return kind(graph, signature, options)
     except unreadable as error:
         raise BundleError(f"ONNX Runtime cannot read {graph}: {error}") from error
+    except RuntimeError as error:  # of a provider: no memory, libraries that do not fit
+        raise EngineError(f"ONNX Runtime cannot open {graph}: {error}") from error
 
 
 plugin = OrtEngine

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wander.engines import _cuda
-from wander.engines._plans import open_plan, ranges
+from wander.engines._plans import check, open_plan, ranges
 from wander.engines.base import Engine, EngineOptions, Session
-from wander.errors import BundleError, EngineError, InputError, MissingDependency
+from wander.errors import BundleError, EngineError, MissingDependency
 from wander.signature import Arrays, Signature
 
 
@@ -43,10 +43,7 @@ class TensorRtSession(Session):
         self._stream: _cuda.Stream | None = _cuda.Stream()
 
     def _run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        for name, array in inputs.items():
-            most = self._profile[name].most
-            if any(size > limit for size, limit in zip(array.shape, most, strict=True)):
-                raise InputError(f"{name} has shape {array.shape}; the plan takes at most {most}", name)
+        check(inputs, self._profile)
         with self._lock:
             stream, context = self._stream, self._context
             if stream is None:

@@ -28,6 +28,9 @@ class Claims:
     def get_available_providers(self) -> list[str]:
         return ["CUDAExecutionProvider"]
 
+    def preload_dlls(self) -> None:
+        """Looks for the libraries of a GPU."""
+
     def set_default_logger_severity(self, level: int) -> None:
         assert level == 4
 
