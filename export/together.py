@@ -1,6 +1,7 @@
 """Narrowing of graphs that have a metric only together, as towers whose vectors are compared.
 
-Each holds by itself before; here more of them stays in fp32, what costs most first, until they hold together.
+Each holds by itself before; here more of them stays in fp32, what costs most first, until they hold together. If
+nothing does, what lost least is left to the gate: the rows that decide are few, and one of them may be all the loss.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from export.narrowing import Outcome, Search, Together, fewest
-from wander.errors import ParityError
+
+BROKEN = 1e300
+"""The loss of graphs of which one does not even hold alone."""
 
 
 def hold_together(
@@ -24,8 +27,6 @@ def hold_together(
         searches: of every graph, by its name. outcomes: with which each holds by itself; the graphs are so now.
         lost: how much the metric that lost most has lost, in parts of what it may, of the graphs as they lie there;
             None if nothing can be said, for want of labels.
-
-    Raises ParityError if they do not, even with a single part narrowed.
     """
     step("all graphs together")
     if (first := lost()) is None or first <= 1:
@@ -41,18 +42,16 @@ def hold_together(
         return outcomes[name].kept + [unit for graph, unit in rest[:more] if graph == name]
 
     def trial(more: int) -> Together:
-        hold = [search.trial(kept(name, more)).holds for name, search in searches.items()]
-        loss = lost()
+        alone = [search.trial(kept(name, more)).holds for name, search in searches.items()]  # every graph is written
+        loss = lost() if all(alone) else BROKEN
         assert loss is not None
-        return Together(sum(len(kept(name, more)) for name in searches), loss, holds=all(hold) and loss <= 1)
+        return Together(sum(len(kept(name, more)) for name in searches), loss, holds=loss <= 1)
 
     tried = [Together(sum(len(one.kept) for one in outcomes.values()), first, holds=False)]
     tried += fewest(len(rest), trial, step)
     if not tried[-1].holds:
-        raise ParityError(
-            f"the graphs do not hold together with even one of their parts narrowed (loss {tried[-1].loss:.3g}); "
-            "use --precision fp32"
-        )
+        best = min(tried, key=lambda one: (one.loss, one.kept))
+        tried.append(trial(best.kept - tried[0].kept))
     more = tried[-1].kept - tried[0].kept
     return {
         name: replace(outcome, kept=kept(name, more), costs=searches[name].costs, together=tried)

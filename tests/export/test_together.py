@@ -14,7 +14,6 @@ from export.samples import Inputs
 from export.together import hold_together
 from tests.export.test_narrowing import MODEL, Costly
 from tests.serving.building import random_rows
-from wander.errors import ParityError
 from wander.manifest import Graph
 from wander.tasks.emotion import Emotion
 
@@ -73,7 +72,16 @@ def test_without_labels_nothing_more_is_kept(tmp_path: Path) -> None:
     assert hold_together(searches, outcomes, lambda: None) == outcomes
 
 
-def test_graphs_that_never_hold_together_are_an_error(tmp_path: Path) -> None:
+def test_of_graphs_that_never_hold_together_what_lost_least_is_left_to_the_gate(tmp_path: Path) -> None:
     searches, outcomes = towers(tmp_path)
-    with pytest.raises(ParityError, match=r"do not hold together.*use --precision fp32"):
-        hold_together(searches, outcomes, lambda: off(tmp_path) / 1e-5)
+    held = hold_together(searches, outcomes, lambda: 2 + off(tmp_path))
+    assert {name: outcome.kept for name, outcome in held.items()} == {"left": ["b"], "right": ["d", "c"]}
+    assert off(tmp_path) == pytest.approx(1e-4, abs=1e-6)
+    assert not any(one.holds for one in held["left"].together)
+
+
+def test_of_equal_losses_the_one_with_most_narrowed_is_left(tmp_path: Path) -> None:
+    searches, outcomes = towers(tmp_path)
+    held = hold_together(searches, outcomes, lambda: 2.0)
+    assert {name: outcome.kept for name, outcome in held.items()} == {n: o.kept for n, o in outcomes.items()}
+    assert off(tmp_path) == pytest.approx(7e-4, abs=1e-6)
