@@ -6,7 +6,8 @@
 The export is `wander export` in a process of its own, parity gate included; seconds, peak memory and bundle size are
 what it reports. Then every tower takes turns in one run: ONNX Runtime on the bundle's graph, eager torch on the
 unfolded model, and `torch.compile` of it; float32, all threads. From batch 32 on there are at most three turns, for
-they are long. Where `torch.compile` cannot do it, the results say why.
+they are long. Where `torch.compile` cannot do it, the results say why. What a model's run found stays in FILE until
+that model is measured again: a run takes a quarter of an hour for the largest.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -136,10 +137,19 @@ def main(
     """Export cost and speed of full-size models."""
     about = circumstances("benchmarks.full_size", ("torch", "onnxruntime", "transformers"))
     sizes = [int(size) for size in batches.split(",") if size]
-    found = {name: measure(name, sizes, tokens, rounds, compiling) for name in models.split(",")}
+    kept = out.with_suffix(".json") if out is not None else None
+    known = json.loads(kept.read_text(encoding="utf-8"))["models"] if kept is not None and kept.exists() else {}
+    for name in models.split(","):
+        known[name] = {"run": about, **measure(name, sizes, tokens, rounds, compiling)}
+    publish("Full-size models, random weights", about, said(known), {"models": known}, out)
+
+
+def said(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What every model's run found, as markdown."""
     exports = [
         [
             name,
+            f"{one['run']['date']}, load {one['run']['load average at the start']}",
             f"{one['parameters'] / 1e6:.1f}",
             f"{one['export']['seconds']:.0f}",
             f"{one['export']['bundle_bytes'] / 1e6:.0f}",
@@ -160,7 +170,13 @@ def main(
         for one in found.values()
         for row in one["rows"]
     ]
-    body = [table(["export", "M parameters", "seconds", "bundle, MB", "peak memory, GB", "parity, relative"], exports)]
+    body = [
+        table(
+            ["export", "run", "M parameters", "seconds", "bundle, MB", "peak memory, GB", "parity, relative"],
+            exports,
+            2,
+        )
+    ]
     if speeds:
         columns = [ORT, EAGER, COMPILED, f"{EAGER} / {ORT}", f"{COMPILED} / {ORT}"]
         body.append(table(["ms an item: model, tower, batch", *columns], speeds))
@@ -171,7 +187,7 @@ def main(
         if row["no_compile"]
     ]
     body += ["\n".join(f"- {failure}" for failure in failures)] if failures else []
-    publish("Full-size models, random weights", about, body, {"models": found}, out)
+    return body
 
 
 if __name__ == "__main__":

@@ -85,6 +85,12 @@ def test_exports_and_speeds_are_reported(tmp_path: Path) -> None:
     assert "- image_text, text, batch 1: no torch.compile: not asked for" in text
 
 
+def test_what_was_found_before_stays(tmp_path: Path) -> None:
+    for name in ("food", "image_text"):
+        full_size.main(name, "", tokens=5, rounds=1, compiling=False, out=tmp_path / "full.json")
+    assert list(json.loads((tmp_path / "full.json").read_text(encoding="utf-8"))["models"]) == ["food", "image_text"]
+
+
 def test_exports_alone(tmp_path: Path) -> None:
     full_size.main("food", "", tokens=5, rounds=1, compiling=True, out=tmp_path / "full.json")
     assert json.loads((tmp_path / "full.json").read_text(encoding="utf-8"))["models"]["food"]["rows"] == []
