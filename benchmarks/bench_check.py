@@ -31,6 +31,7 @@ from serving.bench.measuring import Bench, Plan
 from serving.bench.noise import Rule
 from serving.bench.results import point_json
 from serving.bench.targets import Case, Wanted, resolve
+from wander.bundle import Bundle
 
 THROUGHPUT, P99 = 0.05, 0.10
 """How far apart the two generators may be."""
@@ -121,7 +122,7 @@ def before_a_stall(stall_ms: float, seconds: int) -> dict[str, dict[str, Any]]:
 
 
 def main(
-    models: Annotated[Path, typer.Argument(help="Folder of models, of which the first is asked.")],
+    models: Annotated[Path, typer.Argument(help="Folder of models; the first that is one graph is asked.")],
     connections: Annotated[str, typer.Option(help="Numbers of connections, separated by commas.")] = "8,32",
     turns: Annotated[int, typer.Option(min=1, help="Turns of each generator.")] = 6,
     seconds: Annotated[int, typer.Option(min=1, help="Length of a turn.")] = 5,
@@ -132,7 +133,8 @@ def main(
     about = circumstances("benchmarks.bench_check", ("onnxruntime", "hdrhistogram", "uvicorn"))
     turns, seconds = (1, 1) if quick else (turns, seconds)
     numbers = [int(number) for number in connections.split(",")]
-    name = sorted(path.name for path in models.iterdir() if path.is_dir())[0]
+    folders = sorted(path for path in models.iterdir() if path.is_dir())
+    name = next(path.name for path in folders if path.name in Bundle.open(path).graph_names())
     with speaking("wander", "serve", str(models), "--port", "0", "--log-level", "warning") as said:
         (case,) = resolve([f"{said.split()[2]}/v2/models/{name}"], Wanted())
         found = beside_wrk(case, numbers, turns, seconds)
