@@ -6,15 +6,18 @@
 Every tower takes turns in one run, on all threads: eager torch in fp32 and bf16, and every CPU engine with every
 precision that it has. The peak is measured in the same run, before and after, for every precision, by every library at
 hand (see `benchmarks.roofline`). int8-static is calibrated with random inputs, as the weights are random: its speed
-counts here, its error does not; what precision costs a trained model, `benchmarks.precision_metrics` says.
+counts here, its error does not; what precision costs a trained model, `benchmarks.precision_metrics` says. What a
+model's run found stays in FILE until that model is measured again.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -24,6 +27,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._models import MODELS
@@ -34,11 +38,13 @@ from benchmarks.results import circumstances, publish, table
 from export.fold import fold
 from export.precisions import precisions
 from export.trace import trace
+from serving.cores import usable_cores
 from wander.backbones import Host
 from wander.backbones.base import run
 from wander.bundle import DATA_SUFFIX
-from wander.engines import EngineOptions, engines
+from wander.engines import EngineOptions, Session, engines
 from wander.manifest import Precision
+from wander.signature import Arrays
 
 EAGER = "eager torch, fp32"
 VARIANTS: tuple[tuple[str, str, Precision], ...] = (
@@ -50,6 +56,10 @@ VARIANTS: tuple[tuple[str, str, Precision], ...] = (
     ("openvino", "int8_static", "int8"),
 )
 """Engine, the graph that it is given, and whose peak it is measured against."""
+SPREAD = "ort, fp32, an instance a core"
+"""The rows of a batch shared out to sessions of one thread each, as the server has them of graphs that gain little from
+several cores. Not measured with large weights, of which every session has a copy."""
+SPREAD_BYTES = 100_000_000
 CALIBRATION_ROWS = 8
 
 
@@ -81,6 +91,15 @@ def make(name: str, folder: Path, tokens: int) -> None:
                 precisions.get(precision)(source, rows, Path(scratch)).write(target, ())
 
 
+def spread(sessions: Sequence[Session], pool: ThreadPoolExecutor, arrays: Arrays) -> dict[str, NDArray[Any]]:
+    """What all sessions together make of the rows."""
+    rows = len(next(iter(arrays.values())))
+    share = -(-rows // len(sessions))
+    parts = [{name: value[at : at + share] for name, value in arrays.items()} for at in range(0, rows, share)]
+    answers = list(pool.map(lambda one: one[0].run(one[1]), zip(sessions, parts, strict=False)))
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+
 def measure(
     name: str, folder: Path, batches: list[int], tokens: int, rounds: int, best: dict[str, float]
 ) -> Iterator[dict[str, Any]]:
@@ -98,14 +117,25 @@ def measure(
                 options = EngineOptions(precision=precision, max_batch_size=max(batches))
                 opened = engines.get(engine).open(path, tower.signature, options)
                 sessions[f"{engine}, {graph.replace('_', '-')}"] = precision, stack.enter_context(opened)
+            single = folder / f"{name}.{tower_name}.fp32.onnx"
+            several: list[Session] = []
+            pool = stack.enter_context(ThreadPoolExecutor(usable_cores()))
+            if sum(file.stat().st_size for file in folder.glob(f"{single.name}*")) < SPREAD_BYTES:
+                engine = engines.get("ort")
+                several = [
+                    stack.enter_context(engine.open(single, tower.signature, EngineOptions(1, "fp32", max(batches))))
+                    for _ in range(usable_cores())
+                ]
             for batch in batches:
                 arrays = inputs(host, tower_name, batch, tokens)
                 (reference,) = run(tower, arrays).values()
-                calls: dict[str, Callable[[], object]] = {EAGER: partial(run, tower, arrays)}
+                calls: dict[str, Callable[[], Arrays]] = {EAGER: partial(run, tower, arrays)}
                 calls |= {label: partial(session.run, arrays) for label, (_, session) in sessions.items()}
+                if several:
+                    calls[SPREAD] = partial(spread, several, pool, arrays)
                 error = {}
-                for label, (_, session) in sessions.items():
-                    (answer,) = session.run(arrays).values()
+                for label in calls.keys() - {EAGER}:
+                    (answer,) = calls[label]().values()
                     error[label] = float(np.abs(answer - reference).max() / max(1.0, np.abs(reference).max()))
                 turns = rounds if batch < 32 else min(rounds, 3)
                 seconds = alternate(calls, range(turns), block=0.2)
@@ -147,8 +177,17 @@ def main(
     rows = [row for name in names for row in measure(name, graphs, sizes, tokens, rounds, roofs(before))]
     best = roofs([*before, *peaks(seconds, SIZES)])
     for row in rows:  # against the higher of both
-        precision = row["variant"].partition(", ")[2].partition("-")[0]
+        precision = row["variant"].split(", ")[1].partition("-")[0]
         row["of_peak"] *= roofs(before)[precision] / best[precision]
+    kept = out.with_suffix(".json") if out is not None else None
+    known = json.loads(kept.read_text(encoding="utf-8"))["models"] if kept is not None and kept.exists() else {}
+    for name in names:
+        known[name] = {"run": about, "peaks": best, "rows": [row for row in rows if row["model"] == name]}
+    publish("Precisions, random weights", about, said(known), {"models": known}, out)
+
+
+def said(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What every model's run found, as markdown."""
     cells = [
         [
             f"{row['model']}, {row['tower']}, {row['batch']}",
@@ -158,12 +197,16 @@ def main(
             f"{row['of_peak']:.0%}",
             "reference" if row["max_rel"] is None else f"{row['max_rel']:.1e}",
         ]
-        for row in rows
+        for one in found.values()
+        for row in one["rows"]
     ]
     columns = ["model, tower, batch", "variant", "ms an item", f"{EAGER} / this", "of the peak", "max relative error"]
-    said = "Peaks, the best of all libraries: " + ", ".join(f"{name} {value:,.0f}" for name, value in best.items())
-    publish("Precisions, random weights", about, [said + " GFLOP/s.", table(columns, cells, 2)],
-            {"peaks": best, "rows": rows}, out)  # fmt: skip
+    peaks_of = [
+        f"- {name}: {one['run']['date']}, load {one['run']['load average at the start']}; peaks, the best of all "
+        f"libraries, in GFLOP/s: {', '.join(f'{kind} {value:,.0f}' for kind, value in one['peaks'].items())}"
+        for name, one in found.items()
+    ]
+    return ["\n".join(peaks_of), table(columns, cells, 2)]
 
 
 if __name__ == "__main__":

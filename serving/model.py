@@ -26,6 +26,9 @@ from wander.tasks import Task, tasks
 
 SMALL_S = 0.003
 """A row that takes less on one core is not worth the synchronisation of several."""
+GAIN = 1.3
+"""So many times faster all cores have to be with a row of a larger graph, or every core gets an instance. A graph of
+many narrow layers can even be slower on two cores than on one."""
 SMALL_BYTES = 100_000_000
 """Larger weights are not opened twice for a trial."""
 
@@ -129,8 +132,8 @@ def open_model(bundle: Bundle, settings: Settings, metrics: Metrics, sessions: O
 def open_sessions(bundle: Bundle, graph: str, settings: Settings, cores: int | None = None) -> list[Session]:
     """Sessions of one graph, each warmed and tried. They share `cores`: those of this process, if none are named.
 
-    How many there are, if the settings leave it open: a graph whose row takes less than `SMALL_S` on one core gains
-    nothing from a second core, so that every core gets an instance; a larger one gets all cores for itself.
+    How many there are, if the settings leave it open, a trial says: a graph whose row takes less than `SMALL_S` on one
+    core, or that all cores make less than `GAIN` times as fast, gets an instance a core; another gets all for itself.
     """
     cores = cores or max(1, usable_cores() // settings.workers)
     opened: list[Session] = []
@@ -150,11 +153,14 @@ def open_sessions(bundle: Bundle, graph: str, settings: Settings, cores: int | N
         else:
             threads = settings.threads or 1
             more(1, threads)
-            if _seconds_of_a_row(bundle, graph, opened[0]) < SMALL_S:
+            alone = _seconds_of_a_row(bundle, graph, opened[0])
+            many = alone < SMALL_S
+            if not many and not settings.threads:
+                more(2, cores)  # the second has all of them
+                many = alone < GAIN * _seconds_of_a_row(bundle, graph, opened[1])
+                opened.pop(1 if many else 0).close()
+            if many:
                 more(max(1, cores // threads), threads)
-            elif not settings.threads:
-                opened.pop().close()
-                more(1, cores)
     except BaseException:
         for session in opened:
             session.close()

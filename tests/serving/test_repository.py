@@ -187,16 +187,23 @@ def test_every_graph_has_as_many_sessions_as_asked_for(models: Path) -> None:
     assert model.engine["instances"] == "3"
 
 
-@pytest.mark.parametrize(("small", "sessions", "threads"), [(True, 4, "1"), (False, 1, "4")])
-def test_cores_are_shared_out_by_the_size_of_a_graph(
-    models: Path, monkeypatch: pytest.MonkeyPatch, small: bool, sessions: int, threads: str
+@pytest.mark.parametrize(
+    ("milliseconds", "sessions", "threads"),
+    [({1: 1}, 4, "1"), ({1: 10, 4: 4}, 1, "4"), ({1: 10, 4: 9}, 4, "1")],
+    ids=["small", "large", "gains too little"],
+)
+def test_cores_are_shared_out_by_what_a_graph_gains(
+    models: Path, monkeypatch: pytest.MonkeyPatch, milliseconds: dict[int, float], sessions: int, threads: str
 ) -> None:
     """Never more threads than cores: many instances of one thread, or one of many."""
     monkeypatch.setattr("serving.model.usable_cores", lambda: 4)
-    monkeypatch.setattr("serving.model.SMALL_S", float(small))  # a row takes some time between
+    monkeypatch.setattr(
+        "serving.model._seconds_of_a_row", lambda b, g, session: milliseconds[int(session.describe()["threads"])] / 1e3
+    )
     model = load(models)[0]
     assert len(model.queues["model"].sessions) == sessions
+    assert {session.describe()["threads"] for session in model.queues["model"].sessions} == {threads}
     assert model.engine["threads"] == threads
     monkeypatch.setattr("serving.model.SMALL_BYTES", 0)
-    assert len(load(models)[0].queues["model"].sessions) == 1
+    assert len(load(models)[0].queues["model"].sessions) == 1  # larger weights are not opened twice
     assert load(models, workers=2)[0].engine["threads"] == "2"
