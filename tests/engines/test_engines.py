@@ -14,11 +14,13 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.serving.building import PATIENCE, Linear, random_rows, wait_until
 from wander.engines import EngineOptions, Session, engines, ort_cuda
 from wander.engines.fake import FakeSession, fingerprint
-from wander.errors import BundleError, EngineError, MissingDependency
+from wander.errors import BundleError, EngineError, InputError, MissingDependency
+from wander.signature import Signature, TensorSpec
 
 MODEL = Linear()
 
@@ -71,6 +73,29 @@ def test_ort_opens_or_refuses_damaged_files(graph: Path, places: list[tuple[floa
     path.write_bytes(data)
     with contextlib.suppress(BundleError):
         engines.get("ort").open(path, MODEL.signature, EngineOptions(threads=1)).close()
+
+
+@pytest.mark.parametrize("id", [5, -6, 2**62])
+def test_ort_says_which_number_is_beyond_the_table(tmp_path: Path, id: int) -> None:
+    """The user sent it, and nobody else can: the engine is sound."""
+    table = numpy_helper.from_array(np.eye(5, dtype=np.float32), "table")
+    ends = [
+        helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch"]),
+        helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["batch", 5]),
+    ]
+    nodes = [helper.make_node("Gather", ["table", "ids"], ["rows"])]
+    look_up = helper.make_graph(nodes, "g", *([end] for end in ends), [table])
+    path = tmp_path / "table.onnx"
+    onnx.save(helper.make_model(look_up, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
+    signature = Signature(
+        inputs=(TensorSpec(name="ids", dtype="int64", dims=("batch",)),),
+        outputs=(TensorSpec(name="rows", dtype="float32", dims=("batch", 5)),),
+    )
+    with engines.get("ort").open(path, signature, EngineOptions()) as session:
+        with pytest.raises(InputError, match=r"a number in ids is beyond what the graph knows: idx=") as caught:
+            session.run({"ids": np.array([1, id])})
+        assert caught.value.field == "ids"
+        np.testing.assert_array_equal(session.run({"ids": np.array([1, 4])})["rows"], np.eye(5)[[1, 4]])
 
 
 def test_ort_may_be_closed_while_it_runs(graph: Path) -> None:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from numpy.typing import NDArray
 
 from wander.engines.base import Engine, EngineOptions, Session
-from wander.errors import BundleError, EngineError, MissingDependency
+from wander.errors import BundleError, EngineError, InputError, MissingDependency
 from wander.signature import Arrays, Signature
 
 if TYPE_CHECKING:
     import onnxruntime
 
 PROVIDER = "CPUExecutionProvider"
+BEYOND = "indices element out of data bounds"
+"""How ONNX Runtime says that there is no such row in a table (1.31.1)."""
 
 
 class OrtSession(Session):
@@ -65,6 +67,13 @@ class OrtSession(Session):
         try:
             results = self._results(session, inputs)
         except self._errors as error:
+            # Shapes and types were checked: what is left to a graph is a number that it looks something up by.
+            numbers = [name for name, value in inputs.items() if value.dtype.kind in "iu"]
+            if BEYOND in str(error) and numbers:
+                said = str(error).partition(BEYOND)[2].strip(" ,")
+                raise InputError(
+                    f"a number in {' or '.join(numbers)} is beyond what the graph knows: {said}", numbers[0]
+                ) from error
             raise EngineError(f"ONNX Runtime failed: {error}") from error
         return dict(zip(self._outputs, results, strict=True))
 
