@@ -45,7 +45,7 @@ class OrtSession(Session):
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
-        settings.log_severity_level = 3
+        settings.log_severity_level = 4  # what fails is raised, and whoever can send what fails could fill the log
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         self._threads = options.threads
         self._outputs = [spec.name for spec in signature.outputs]
