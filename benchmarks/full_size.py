@@ -30,7 +30,7 @@ from torch._dynamo.exc import TorchDynamoException
 from benchmarks._models import MODELS, write_checkpoint
 from benchmarks._timing import Spread, alternate, ratio
 from benchmarks.adapter_cost import inputs
-from benchmarks.results import circumstances, publish, table
+from benchmarks.results import circumstances, publish, published, table
 from wander.backbones.base import Tower, run
 from wander.bundle import Bundle
 from wander.console import progress
@@ -137,8 +137,7 @@ def main(
     """Export cost and speed of full-size models."""
     about = circumstances("benchmarks.full_size", ("torch", "onnxruntime", "transformers"))
     sizes = [int(size) for size in batches.split(",") if size]
-    kept = out.with_suffix(".json") if out is not None else None
-    known = json.loads(kept.read_text(encoding="utf-8"))["models"] if kept is not None and kept.exists() else {}
+    known = published(out).get("models", {})
     for name in models.split(","):
         known[name] = {"run": about, **measure(name, sizes, tokens, rounds, compiling)}
     publish("Full-size models, random weights", about, said(known), {"models": known}, out)

@@ -11,7 +11,6 @@ exact, compare) is kept in `--folder`, where a second run finds it again. With `
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +19,7 @@ import typer
 
 from benchmarks import _index_http as http
 from benchmarks import _index_large as large
-from benchmarks.results import circumstances, publish, table
+from benchmarks.results import circumstances, publish, published, table
 
 PARTS = ("fill", "build", "search", "exact", "compare", "http", "kills")
 LARGE = PARTS[:5]
@@ -41,7 +40,7 @@ def main(
 ) -> None:
     """Exits 1 if an answer was wrong, or a write was lost."""
     about = circumstances("benchmarks.index", ("numpy", "faiss-cpu", "fastapi"))
-    known = json.loads(out.read_text(encoding="utf-8")) if out is not None and out.exists() else {}
+    known = published(out)
     found: dict[str, Any] = {name: known[name] for name in ("large", "http", "kills") if name in known}
     parts = part or PARTS
 

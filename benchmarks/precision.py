@@ -12,7 +12,6 @@ model's run found stays in FILE until that model is measured again.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -34,7 +33,7 @@ from benchmarks._models import MODELS
 from benchmarks._peaks import SIZES, peaks, roofs
 from benchmarks._timing import Spread, alternate, ratio, short
 from benchmarks.adapter_cost import inputs
-from benchmarks.results import circumstances, publish, table
+from benchmarks.results import circumstances, publish, published, table
 from export.fold import fold
 from export.precisions import precisions
 from export.trace import trace
@@ -179,8 +178,7 @@ def main(
     for row in rows:  # against the higher of both
         precision = row["variant"].split(", ")[1].partition("-")[0]
         row["of_peak"] *= roofs(before)[precision] / best[precision]
-    kept = out.with_suffix(".json") if out is not None else None
-    known = json.loads(kept.read_text(encoding="utf-8"))["models"] if kept is not None and kept.exists() else {}
+    known = published(out).get("models", {})
     for name in names:
         known[name] = {"run": about, "peaks": best, "rows": [row for row in rows if row["model"] == name]}
     publish("Precisions, random weights", about, said(known), {"models": known}, out)

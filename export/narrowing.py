@@ -21,6 +21,9 @@ from wander.manifest import Graph
 from wander.signature import Arrays
 from wander.tasks import Task
 
+BROKEN = 1e300
+"""The error, or the loss, of a graph that computes nothing of use; JSON has no infinity."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -133,7 +136,7 @@ class Search:
             answer = self._write(kept)
             numbers = parity.compare(self._reference, answer, self.task, self.kind.precision)
         except (ParityError, EngineError):  # not finite, or beyond what the engine computes
-            return Trial(len(kept), 0.0, -1.0, 1e300, None, holds=False)
+            return Trial(len(kept), 0.0, -1.0, BROKEN, None, holds=False)
         loss = None
         if self.rows.labels is not None:
             was, now = (self.task.metrics(a, self.rows.labels) for a in (self._reference, answer))
@@ -142,12 +145,12 @@ class Search:
         return Trial(len(kept), numbers["agreement"], numbers["cosine"], numbers["max_rel"], loss, holds)
 
     def _cost(self, alone: str) -> float:
-        """The relative error with one unit narrowed and everything else in fp32; 1e300 for one that is not finite."""
+        """The relative error with one unit narrowed and everything else in fp32; `BROKEN` if it is not finite."""
         try:
             answer = self._write([name for name in self.units if name != alone])
             return float(parity.compare(self._reference, answer, self.task, self.kind.precision)["max_rel"])
         except (ParityError, EngineError):
-            return 1e300
+            return BROKEN
 
     def _write(self, kept: Collection[str]) -> Arrays:
         self._narrowing.write(self.path, [node for name in kept for node in self.units[name]])

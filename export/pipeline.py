@@ -123,6 +123,7 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
         manifest = _manifest(loaded, graphs)
         bound = task(manifest, draft.path)  # what the server will need of the manifest must be there now
         inputs, known = _inputs(loaded, bound, options, options.split), {}
+        deciding = _inputs(loaded, bound, options, DECIDING_SPLIT) if kind else {}
         for name, graph in graphs.items():
             step(f"reference {name}")
             cases = samples.lengths(inputs[name], graph.signature)
@@ -138,7 +139,6 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
         try:
             with tempfile.TemporaryDirectory(prefix=f".{model.name}.", dir=model.parent) as scratch:
                 if kind:
-                    deciding = _inputs(loaded, bound, options, DECIDING_SPLIT)
                     _narrow(kind, draft, bound, known, deciding, options, manifest, Path(scratch), step)
                 for name, tower in known.items():
                     step(f"parity {name}")

@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from export.narrowing import Outcome, Search, Together, fewest
-
-BROKEN = 1e300
-"""The loss of graphs of which one does not even hold alone."""
+from export.narrowing import BROKEN, Outcome, Search, Together, fewest
 
 
 def hold_together(

@@ -33,6 +33,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], texts: int =
     return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
 
 
+def published(out: Path | None) -> dict[str, Any]:
+    """The data that an earlier run left there as JSON; empty if there is none."""
+    if out is None or not (file := out.with_suffix(".json")).exists():
+        return {}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
 def publish(
     title: str, about: Mapping[str, str], body: Sequence[str], data: Mapping[str, Any], out: Path | None
 ) -> None:

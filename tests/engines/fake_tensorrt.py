@@ -16,8 +16,11 @@ from typing import Any
 import numpy as np
 
 from tests.serving.building import Linear
+from wander.engines import EngineOptions
 
 MARK = b"plan:"
+MODEL = Linear("emotion")
+OPTIONS = EngineOptions(max_batch_size=16, max_length=64)
 
 
 class Machine:

@@ -13,25 +13,19 @@ import onnxruntime
 import pytest
 
 from tests.engines.fake_onnxruntime import CPU, TensorRtProvider
-from tests.engines.fake_tensorrt import Machine
+from tests.engines.fake_tensorrt import MODEL, OPTIONS, Machine
 from tests.serving.building import Linear, random_rows
 from wander.engines import EngineOptions, Session, _bound, _captured, auto, ort_cuda, ort_tensorrt
 from wander.engines.ort import OrtSession, opened
 from wander.engines.ort_tensorrt import OrtTensorRtEngine
 from wander.errors import BundleError, InputError, MissingDependency
 
-MODEL = Linear("emotion")
-OPTIONS = EngineOptions(max_batch_size=16, max_length=64)
 API = json.loads((Path(__file__).parent / "api_names.json").read_text(encoding="utf-8"))["onnxruntime"]
 NAMES = API["libonnxruntime_providers_tensorrt.so"]
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
-    machine = Machine(MODEL)
-    for name, module in machine.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setenv("WANDER_CACHE", str(tmp_path / "cache"))
+def machine(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     return machine
 
@@ -45,12 +39,6 @@ def provider(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Any:
     _bound.refused.cache_clear()
     yield provider
     _bound.refused.cache_clear()
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Path:
-    MODEL.save(tmp_path / "model.onnx")
-    return tmp_path / "model.onnx"
 
 
 def start(graph: Path, options: EngineOptions = OPTIONS) -> Session:

@@ -11,31 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engines.fake_tensorrt import MARK, Machine
+from tests.engines.fake_tensorrt import MARK, MODEL, OPTIONS, Machine
 from tests.serving.building import Linear, random_rows
 from wander.engines import EngineOptions, Session, _plans, engines
 from wander.engines.tensorrt import TensorRtEngine
 from wander.errors import BundleError, EngineError, InputError, MissingDependency
 from wander.signature import Signature, TensorSpec
 
-MODEL = Linear("emotion")
-OPTIONS = EngineOptions(max_batch_size=16, max_length=64)
 API = json.loads((Path(__file__).parent / "api_names.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
-    machine = Machine(MODEL)
-    for name, module in machine.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setenv("WANDER_CACHE", str(tmp_path / "cache"))
-    return machine
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Path:
-    MODEL.save(tmp_path / "model.onnx")
-    return tmp_path / "model.onnx"
 
 
 def opened(graph: Path, options: EngineOptions = OPTIONS) -> Session:
