@@ -4,6 +4,7 @@
 
 A closed loop has so many threads, each of which runs the next batch when its last is done. An open loop starts batches
 at the moments of a Poisson process; one that is due while all threads are busy waits, and its latency counts from then.
+What was due before the end is still run, for the length of a window at most.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Runner:
 
     def run(self, command: dict[str, Any]) -> None:
         """Makes one load until it is told to stop."""
-        self.lock, self.stop = threading.Lock(), threading.Event()
-        self.window = Window()
+        self.lock, self.stop, self.ended = threading.Lock(), threading.Event(), 0
+        self.window, self.window_ns, self.unsent = Window(), int(command["window_s"] * SECOND), 0
         closed = command["kind"] == "closed"
         self.moments = None if closed else arrivals(command["amount"], command["seed"], self.window.started)
         count = int(command["amount"]) if closed else self.most
@@ -51,20 +52,20 @@ class Runner:
             thread.start()
         ended = threading.Thread(target=self._follow, daemon=True)
         ended.start()
-        edge = self.window.started + int(command["window_s"] * SECOND)
+        edge = self.window.started + self.window_ns
         while not self.stop.wait(max(0, edge - clock()) / SECOND):
             self._next_window().say()
-            edge = self.window.started + int(command["window_s"] * SECOND)
+            edge = self.window.started + self.window_ns
         for thread in (*threads, ended):
             thread.join()
-        now, unsent = clock(), 0
-        while self.moments is not None and next(self.moments) < now:
-            unsent += 1
-        self.window.say(last=True, unsent=unsent)
+        while self.moments is not None and next(self.moments) < self.ended:
+            self.unsent += 1
+        self.window.say(last=True, unsent=self.unsent)
 
     def _follow(self) -> None:
         """Waits for the parent's word, or its end."""
         sys.stdin.buffer.readline()
+        self.ended = clock()
         self.stop.set()
 
     def _next_window(self) -> Window:
@@ -72,16 +73,24 @@ class Runner:
             done, self.window = self.window, Window()
         return done
 
+    def _due(self) -> int | None:
+        """Waits for the moment of the next batch and gives it, 0 in a closed loop; None at the end of the load."""
+        if self.moments is None:
+            return None if self.stop.is_set() else 0
+        with self.lock:
+            due = next(self.moments)
+        if (wait := due - clock()) > 0:
+            time.sleep(wait / SECOND)
+        if not self.stop.is_set() or (due < self.ended and clock() < self.ended + self.window_ns):
+            return due
+        with self.lock:
+            self.unsent += due < self.ended
+        return None
+
     def _loop(self) -> None:
         from wander.errors import ServiceError
 
-        while not self.stop.is_set():
-            due = 0
-            if self.moments is not None:
-                with self.lock:
-                    due = next(self.moments)
-                if (wait := due - clock()) > 0:
-                    time.sleep(wait / SECOND)
+        while (due := self._due()) is not None:
             began, status = clock(), "200"
             try:
                 self.session.run(self.inputs)

@@ -224,6 +224,19 @@ def test_an_engine_is_measured_in_process(models: Path) -> None:
     assert opened.throughput == pytest.approx(50, rel=0.5)
 
 
+def test_an_engine_that_keeps_up_leaves_nothing_unsent_and_one_that_does_not_says_so(models: Path) -> None:
+    bundle = Bundle.open(models / "mosi")
+    settings = {"bundle": str(bundle.path), "graph": "model", "engine": "ort", "threads": 1, "batch": 1}
+    engine = Case("e", "e", 1, ENGINE, {**settings, "connections": 2}, {})
+    # What comes due while it stops was never asked for, and what waits for a thread then is still run.
+    with Bench([engine], Plan(Rule(0, 0, 2, 2), 0.1, 0.1)) as bench:
+        (full,) = bench.measure(Load("closed", 2))
+        kept = [bench.measure(Load("open", full.throughput / 2)) for _ in range(10)]
+        (beyond,) = bench.measure(Load("open", full.throughput * 20))
+    assert [point.unsent for (point,) in kept] == [0] * 10
+    assert beyond.unsent > 0
+
+
 def window(latencies: list[int], late: list[int] = [], **more: int) -> Window:  # noqa: B006  it is only read
     return Window(
         1.0, np.array(latencies, np.int64), Counter({"200": len(latencies)}), np.array(late, np.int64), **more
