@@ -42,10 +42,12 @@ def highest(start: float, meets: Callable[[float], bool]) -> float | None:
     return low
 
 
-def confirmed(rate: float, meets: Callable[[float], bool], step: float = 0.93, tries: int = 5) -> float | None:
-    """That rate, or the next lower one that meets in a longer measurement."""
+def confirmed(rate: float, meets: Callable[[float], bool], step: float = 0.93, tries: int = 6) -> float | None:
+    """That rate, or a lower one that meets in a longer measurement: lower by a step, then two, four, and so on, since a
+    machine that has become slower than it was while searching can be so by any amount."""
     for _ in range(tries):
         if meets(rate):
             return rate
         rate *= step
+        step *= step
     return None

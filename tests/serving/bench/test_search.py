@@ -30,3 +30,10 @@ def test_what_never_fails_is_given_as_the_highest_tried() -> None:
 def test_a_rate_that_fails_when_it_is_tried_for_longer_is_lowered() -> None:
     assert confirmed(100, lambda rate: rate < 95) == pytest.approx(93)
     assert confirmed(100, lambda _: False) is None
+
+
+@pytest.mark.parametrize("limit", [99, 60, 12])
+def test_a_rate_is_confirmed_on_a_machine_that_became_much_slower(limit: float) -> None:
+    found = confirmed(100, lambda rate: rate < limit)
+    assert found is not None
+    assert found < limit
