@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from wander.engines import EngineOptions, engines
+from wander.engines.openvino import has_bf16
 from wander.manifest import Precision
 from wander.signature import Signature, TensorSpec
 
@@ -73,24 +74,17 @@ Maker = Callable[[int, int, int], Callable[[], object]]
 def _contenders(scratch: Path) -> Iterator[tuple[str, str, Maker]]:
     yield "fp32", "numpy (OpenBLAS)", _numpy
     yield "fp32", "torch (MKL)", _torch(torch.float32, packed=False)
-    for dtype, precision in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
-        yield precision, "torch (oneDNN)", _torch(dtype, packed=True)
+    yield "fp32", "torch (oneDNN)", _torch(torch.float32, packed=True)
+    # What the processor has no bf16 for, oneDNN refuses to pack.
+    yield "bf16", "torch (oneDNN)", _torch(torch.bfloat16, packed=torch.ops.mkldnn._is_mkldnn_bf16_supported())
     for name in ("ort", "openvino"):
         if engines.get(name).unavailable() is None:
             yield "fp32", name, _engine(name, "fp32", scratch)
-    if _has_openvino_bf16():
-        yield "bf16", "openvino", _engine("openvino", "bf16", scratch)
     yield "int8", "ort", _engine("ort", "int8", scratch)
     if engines.get("openvino").unavailable() is None:
         yield "int8", "openvino", _engine("openvino", "int8", scratch)
-
-
-def _has_openvino_bf16() -> bool:
-    if engines.get("openvino").unavailable() is not None:
-        return False
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if has_bf16():
+            yield "bf16", "openvino", _engine("openvino", "bf16", scratch)
 
 
 def _numpy(m: int, k: int, n: int) -> Callable[[], object]:

@@ -13,14 +13,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from serving.doctor.machine import processor
+
 
 def circumstances(module: str, packages: Sequence[str]) -> dict[str, str]:
     """What has to be known of a run to repeat it. Names no machine and no folder but those on the command line."""
-    models = [line.partition(":")[2].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
+    cpu = processor()
     return {
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "cpu": f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores",
+        "cpu": f"{cpu['name']} ({', '.join(cpu['instructions'])}), {cpu['cores']} cores",
         "load average at the start": f"{os.getloadavg()[0]:.2f}",
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
@@ -52,7 +54,3 @@ def publish(
         out.with_suffix(".md").write_text(text, encoding="utf-8")
         content = json.dumps({"circumstances": about, **data}, indent=1, ensure_ascii=False, allow_nan=False)
         out.with_suffix(".json").write_text(content + "\n", encoding="utf-8")
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []

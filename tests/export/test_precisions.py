@@ -20,13 +20,17 @@ from export.pipeline import Options, export
 from export.precisions import Narrowing, precisions
 from wander.bundle import Bundle
 from wander.engines import engines
+from wander.engines.openvino import NO_BF16, has_bf16
 from wander.errors import ParityError, UsageError
 
 NARROW = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "int8": TensorProto.INT8}
 
 
 def runs(name: str) -> Any:
-    reason = engines.get(precisions.get(name).engine).unavailable()
+    kind = precisions.get(name)
+    reason = engines.get(kind.engine).unavailable()
+    if reason is None and kind.precision == "bf16" and not has_bf16():
+        reason = NO_BF16
     return pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=str(reason)))
 
 

@@ -37,6 +37,18 @@ def test_colours_are_histograms(pictures: np.ndarray) -> None:
     np.testing.assert_allclose(found[:, 180 : 5 * 180].sum(1), 4 / 2**2, rtol=1e-5)
 
 
+def test_every_grey_is_counted_in_one_bin_of_its_lightness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However a processor rounds."""
+    greys = np.arange(256, dtype=np.uint8).repeat(4)[None, :, None].repeat(32, 0).reshape(32, 32, 32)
+    pictures = np.stack([greys] * 3, -1)
+    exact = cielab(pictures)
+    found = colours(pictures, (1,))
+    assert ((found > 0).sum(1) <= 5).all()  # as many bins as lightness has
+    for noise in (-1e-4, 1e-4):
+        monkeypatch.setattr("wander.extractors._statistics.cielab", lambda _, noise=noise: exact + np.float32(noise))
+        np.testing.assert_array_equal(colours(pictures, (1,))[:, :], found)
+
+
 def test_gradients_know_upright_from_level_and_not_light_from_dark() -> None:
     ramp = np.tile(np.linspace(40, 200, 32).astype(np.uint8), (32, 1))
     level = np.stack([np.stack([ramp] * 3, -1), np.stack([ramp.T] * 3, -1), np.stack([ramp[:, ::-1]] * 3, -1)])

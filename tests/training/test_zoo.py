@@ -6,6 +6,7 @@ import base64
 import copy
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -149,10 +150,13 @@ def test_recordings_measure_as_their_card_says() -> None:
 def test_still_pictures_measure_as_their_card_says(split: str) -> None:
     found = evaluate(CLIPS, SHARED / "data" / "flickr8k", split)
     assert found.rows == ({"video": 103, "text": 515} if split == "test" else {"video": 113, "text": 565})
-    ways = ("text_to_video", "video_to_text")
-    cells = [f"{found.metrics[f'{way}.{name}']:.3f}" for way in ways for name in ("r1", "r5", "r10")]
     card = (CLIPS / "README.md").read_text(encoding="utf-8")
-    assert f"| {split}, adapter and weights | {' | '.join(cells)} |" in card
+    (row,) = re.findall(rf"^\| {split}, adapter and weights \| (.+) \|$", card, re.MULTILINE)
+    ways = (("text_to_video", found.rows["text"]), ("video_to_text", found.rows["video"]))
+    wanted = [(f"{way}.{name}", queries) for way, queries in ways for name in ("r1", "r5", "r10")]
+    for (name, queries), said in zip(wanted, row.split(" | "), strict=True):
+        apart = abs(found.metrics[name] - float(said)) * queries
+        assert apart < 1.5, f"{name}: {apart:.1f} queries"  # one changes sides from processor to processor, as measured
 
 
 @needs_clips

@@ -179,7 +179,9 @@ def _distance(reference: Arrays, answer: Arrays) -> float:
 def _machine() -> dict[str, Any]:
     """What a choice depends on, beside graph and options."""
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    # Different processors may have one name.
+    cpu = {key: named.get(key, platform.machine()) for key in ("model name", "flags")}
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "packages": {name: _version(name) for name in PACKAGES}}
 
 

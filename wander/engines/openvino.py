@@ -25,6 +25,15 @@ HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f32", "int8": "f32"}
 """Arithmetic of what a graph leaves open. By itself OpenVINO computes fp32 graphs in bf16 on processors that have it,
 which no parity gate of fp32 would let pass; no x86 processor that is supported here multiplies in fp16."""
 
+NO_BF16 = "this processor has no bf16; export the model with --precision fp32, or use ort"
+
+
+def has_bf16() -> bool:
+    """Whether OpenVINO, which must be there, computes bf16 on this processor."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+
 
 class OpenVinoSession(Session):
     """A request of OpenVINO's runs one batch at a time: every thread takes one that is idle, or a new one."""
@@ -33,6 +42,8 @@ class OpenVinoSession(Session):
         import openvino
 
         super().__init__(signature)
+        if options.precision == "bf16" and not has_bf16():
+            raise MissingDependency(NO_BF16)
         core = openvino.Core()
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -41,8 +52,6 @@ class OpenVinoSession(Session):
         }
         if options.threads:
             settings["INFERENCE_NUM_THREADS"] = options.threads
-        if options.precision == "bf16" and "BF16" not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
-            raise MissingDependency("this processor has no bf16; export the model with --precision fp32, or use ort")
         model = core.read_model(graph)
         self._outputs = [spec.name for spec in signature.outputs]
         for ports, specs in ((model.inputs, signature.inputs), (model.outputs, signature.outputs)):

@@ -21,7 +21,9 @@ CELLS = (8, 16, 32)
 
 def colours(pictures: Pictures, grids: tuple[int, ...] = GRIDS) -> Floats:
     """Square roots of the histograms of cells x cells parts, for each of the `grids`."""
-    lab = cielab(pictures)
+    # Grey is zero on both opponent axes, which is where bins meet, and comes out of float32 as a little more or less,
+    # as the processor rounds: without this, its pixels would be counted now here, now there.
+    lab = cielab(pictures).round(3)
     tones = [
         np.clip((lab[..., axis] + shift) / 100 * bins, 0, bins - 1).astype(np.int64)
         for axis, (shift, bins) in enumerate(zip((0, 50, 50), TONES, strict=True))
