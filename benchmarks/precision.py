@@ -12,7 +12,6 @@ model's run found stays in FILE until that model is measured again.
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,7 +39,6 @@ from export.trace import trace
 from serving.cores import usable_cores
 from wander.backbones import Host
 from wander.backbones.base import run
-from wander.bundle import DATA_SUFFIX
 from wander.engines import EngineOptions, Session, engines
 from wander.manifest import Precision
 from wander.signature import Arrays
@@ -62,10 +60,10 @@ SPREAD_BYTES = 100_000_000
 CALIBRATION_ROWS = 8
 
 
-def folded(name: str) -> Host:
+def folded(name: str, *, narrowed: bool = False) -> Host:
     """A model with its folds, as it is exported."""
     host = MODELS[name](True)
-    fold(host)
+    fold(host, narrowed=narrowed)
     return host
 
 
@@ -77,16 +75,19 @@ def make(name: str, folder: Path, tokens: int) -> None:
         full = folder / f"{name}.{tower}.fp32.onnx"
         if not full.exists():
             trace(folded(name), tower, "logits", full)  # the tracer uses a host up
-        for precision in dict.fromkeys(graph for _, graph, _ in VARIANTS if graph != "fp32"):
-            target = folder / f"{name}.{tower}.{precision}.onnx"
-            if target.exists():
-                continue
-            print(f"{name}, {tower}: {precision}", file=sys.stderr)
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                source = Path(scratch) / full.name
-                for file in (full, full.with_name(full.name + DATA_SUFFIX)):
-                    if file.exists():
-                        shutil.copyfile(file, Path(scratch) / file.name)  # onnx reads no file that has a second name
+        targets = {
+            precision: folder / f"{name}.{tower}.{precision}.onnx"
+            for _, precision, _ in VARIANTS
+            if precision != "fp32"
+        }
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            source = Path(scratch) / full.name
+            for precision, target in targets.items():
+                if target.exists():
+                    continue
+                print(f"{name}, {tower}: {precision}", file=sys.stderr)
+                if not source.exists():
+                    trace(folded(name, narrowed=True), tower, "logits", source)
                 precisions.get(precision)(source, rows, Path(scratch)).write(target, ())
 
 

@@ -129,7 +129,7 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
             cases = samples.lengths(inputs[name], graph.signature)
             known[name] = Tower(graph, [(case, run(towers[name], case.arrays)) for case in cases])
         step("fold")
-        folds = tuple(fold(host)) if options.fold else ()
+        folds = tuple(fold(host, narrowed=kind is not None)) if options.fold else ()
         manifest = manifest.model_copy(update={"folds": folds, "precision": kind.precision if kind else FULL})
         for name, graph in graphs.items():
             step(f"trace {name}")

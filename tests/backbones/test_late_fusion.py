@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.oracles import LATE_FUSION, Oracle, difference, needs_oracles
-from wander.backbones._encoder import Encoder, SelfAttention, sinusoidal_positions
+from wander.backbones._bounded_attention import BOUND, BoundedAttention, score_bound
+from wander.backbones._encoder import Encoder, EncoderLayer, SelfAttention, sinusoidal_positions
 from wander.backbones.late_fusion import LateFusion, LateFusionConfig, LateFusionHead
 from wander.checkpoints.convert import interpret
 from wander.errors import ConfigError
@@ -140,6 +141,77 @@ def test_attention_with_the_tokens_last_is_the_same(keep: slice | None) -> None:
         assert (attention(x, keep) - before).abs().max() < 1e-12
         attention.fold_scale_()
         assert (attention(x, keep) - before).abs().max() < 1e-12
+
+
+def layer_of(scale: float, dtype: torch.dtype = torch.float64) -> EncoderLayer:
+    """A layer with every bias at work, whose scores grow with the square of `scale`."""
+    torch.manual_seed(0)
+    layer = EncoderLayer(12, 4, 0.0, 0.0, 0.0).to(dtype).eval()
+    attention, norm = layer.self_attn, layer.layer_norms[0]
+    for parameter in (attention.in_proj_bias, attention.out_proj.bias, norm.weight, norm.bias):
+        torch.nn.init.normal_(parameter)
+    with torch.no_grad():
+        attention.in_proj_weight[:24] *= scale
+        attention.in_proj_bias[:24] *= scale
+    return layer
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("keep", [None, slice(1), slice(2, 4)])
+@pytest.mark.parametrize("laid_out", [False, True])
+def test_attention_of_bounded_scores_is_the_same(
+    keep: slice | None, laid_out: bool, dtype: torch.dtype, limit: float
+) -> None:
+    """Up to the largest scores for which it is used, and whichever folds were made before."""
+    layer = layer_of(1.0, dtype)
+    attention, norm = layer.self_attn, layer.layer_norms[0]
+    grown = layer_of((BOUND / score_bound(attention, norm)) ** 0.5 * 0.999, dtype)
+    attention, norm = grown.self_attn, grown.layer_norms[0]
+    assert 0.9 * BOUND < score_bound(attention, norm) <= BOUND
+    with torch.no_grad():
+        x = norm(torch.randn(3, 50, 12, dtype=dtype))
+        before = attention(x, keep)
+        if laid_out:
+            attention.fold_scale_()
+            attention.fold_tokens_last_()
+        assert (BoundedAttention(attention)(x, keep) - before).abs().max() < limit * before.abs().max()
+
+
+@pytest.mark.parametrize(("biases", "near"), [(True, 0.4), (False, 0.8)])
+def test_no_score_exceeds_its_bound_and_some_come_near_it(biases: bool, near: float) -> None:
+    """Random tokens, and those that lie along the singular vectors of a head, which is where scores are large."""
+    layer = layer_of(1.0)
+    attention, norm = layer.self_attn, layer.layer_norms[0]
+    with torch.no_grad():
+        attention.in_proj_bias *= biases
+        norm.bias *= biases
+        q, k, _ = (part.unflatten(0, (4, -1)) for part in (attention.in_proj_weight * norm.weight).chunk(3))
+        left, _, right = torch.linalg.svd(q.mT @ k)
+        along = torch.cat([left.mT.flatten(0, 1), right.flatten(0, 1)])
+        x = torch.cat([torch.randn(5_000, 12, dtype=torch.float64), along, -along])
+        q, k, _ = torch.nn.functional.linear(norm(x), attention.in_proj_weight, attention.in_proj_bias).chunk(3, 1)
+        q, k = (part.unflatten(1, (4, -1)).transpose(0, 1) for part in (q, k))
+        largest = attention.scale * float((q @ k.mT).abs().max())
+    bound = score_bound(attention, norm)
+    assert near * bound < largest <= bound
+
+
+def test_scores_without_a_small_bound_keep_the_maximum_of_their_softmax() -> None:
+    """A layer by itself: the other layers of the host are folded still."""
+    torch.manual_seed(0)
+    host = LateFusion.build(*LateFusion.example()).eval()
+    layers = [layer for _, encoder in host.branches() for layer in encoder.layers]
+    with torch.no_grad():
+        layers[0].self_attn.in_proj_weight *= 20
+    for rewrite in host.folds():
+        rewrite.apply()
+    assert [isinstance(layer.self_attn, BoundedAttention) for layer in layers] == [False, True, True]
+    grown = LateFusion.build(*LateFusion.example()).eval()
+    with torch.no_grad():
+        for _, encoder in grown.branches():
+            for layer in encoder.layers:
+                layer.self_attn.in_proj_weight *= 20
+    assert "bounded_scores" not in [rewrite.name for rewrite in grown.folds()]
 
 
 @pytest.mark.parametrize(("heads", "folded"), [(2, True), (1, False)])

@@ -33,7 +33,7 @@ def test_a_bundle_is_complete_and_verified(bundle: Bundle) -> None:
     }
     assert bundle.version == "1"
     assert bundle.manifest.labels == ("calm", "glad")
-    assert bundle.manifest.folds == ("encoder_scales", "tokens_last", "adapter", "repeated_token")
+    assert bundle.manifest.folds == ("encoder_scales", "tokens_last", "bounded_scores", "adapter", "repeated_token")
     report = bundle.parity
     assert report["passed"]
     assert sorted(check["batch"] for check in report["checks"]) == sorted([1, 2, 7, 32] * 2)
@@ -112,7 +112,7 @@ def test_a_wrong_fold_fails_the_gate_and_leaves_the_report(
     """Law 2, with a fold that is off by a thousandth."""
     loaded = compose(checkpoint)
 
-    def spoil(host: torch.nn.Module) -> list[str]:
+    def spoil(host: torch.nn.Module, **_: bool) -> list[str]:
         with torch.no_grad():
             host.out_layer.weight += 1e-3
         return ["spoiled"]

@@ -65,6 +65,7 @@ def made(name: str, checkpoint: Path, rows: Path, tmp_path_factory: pytest.TempP
 
 def test_the_bundle_says_what_it_is_and_holds(kind: type[Narrowing], made: Bundle, bundle: Bundle) -> None:
     assert made.manifest.precision == kind.precision
+    assert bundle.manifest.folds == (*made.manifest.folds[:2], "bounded_scores", *made.manifest.folds[2:])
     report = made.parity
     assert report["passed"]
     assert {check["precision"] for check in report["checks"]} == {kind.precision}

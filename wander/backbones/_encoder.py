@@ -128,7 +128,7 @@ class EncoderLayer(nn.Module):
         alone: bool = False,
     ) -> None:
         super().__init__()
-        self.self_attn = (OwnValue if alone else SelfAttention)(embed_dim, num_heads, attention_dropout)
+        self.self_attn: nn.Module = (OwnValue if alone else SelfAttention)(embed_dim, num_heads, attention_dropout)
         self.fc1 = nn.Linear(embed_dim, 4 * embed_dim)
         self.fc2 = nn.Linear(4 * embed_dim, embed_dim)
         self.layer_norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(2))
@@ -146,6 +146,7 @@ class EncoderLayer(nn.Module):
     def fold_norms_(self) -> None:
         """Moves scale and shift of both norms into the projections that alone read them."""
         attention = self.self_attn
+        assert isinstance(attention, SelfAttention)
         readers = ((attention.in_proj_weight, attention.in_proj_bias), (self.fc1.weight, self.fc1.bias))
         for position, (weight, bias) in enumerate(readers):
             norm = self.layer_norms[position]

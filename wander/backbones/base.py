@@ -42,11 +42,15 @@ class Tower:
 
 @dataclass(frozen=True)
 class Fold:
-    """An exact rewrite that removes work. `apply` changes the host in place; its towers give the same outputs."""
+    """An exact rewrite that removes work. `apply` changes the host in place; its towers give the same outputs.
+
+    wide: values inside may need the range of float32, so that it is not made where the graphs are to be narrowed.
+    """
 
     name: str
     description: str
     apply: Callable[[], None]
+    wide: bool = False
 
 
 class Host(nn.Module, ABC):

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from wander.adapters import Adapter, AdapterConfig
 from wander.adapters.wander import FoldedWander, Wander
 from wander.backbones._attribution import mean_gradient
-from wander.backbones._encoder import Encoder
+from wander.backbones._bounded_attention import BOUND, BoundedAttention, score_bound
+from wander.backbones._encoder import Encoder, EncoderLayer, SelfAttention
 from wander.backbones._fitting import fitting
 from wander.backbones.base import BackboneConfig, Fold, HeadConfig, Host, Tower, TowerModule
 from wander.manifest import CONTRIBUTIONS, EXPLAIN, MAIN, RESIDUAL
@@ -216,6 +217,10 @@ class LateFusion(Host):
             found.append(
                 Fold("tokens_last", "heads laid out along the tokens, biases of k and v moved", self._fold_layout)
             )
+            if self._bounded():
+                found.append(
+                    Fold("bounded_scores", "no maximum where weights bound the scores", self._fold_bounded, wide=True)
+                )
         if isinstance(self.adapter, Wander):
             found.append(Fold("adapter", "ranks summed, only the token that the head reads", self._fold_adapter))
         if self.adapter is not None:
@@ -229,6 +234,19 @@ class LateFusion(Host):
     def _fold_layout(self) -> None:
         for _, encoder in self.branches():
             encoder.fold_tokens_last_()
+
+    def _bounded(self) -> list[EncoderLayer]:
+        """The layers whose scores are known, from the weights alone, to be small."""
+        layers = [cast(EncoderLayer, layer) for _, encoder in self.branches() for layer in encoder.layers]
+        return [
+            layer
+            for layer in layers
+            if score_bound(cast(SelfAttention, layer.self_attn), cast(nn.LayerNorm, layer.layer_norms[0])) <= BOUND
+        ]
+
+    def _fold_bounded(self) -> None:
+        for layer in self._bounded():
+            layer.self_attn = BoundedAttention(cast(SelfAttention, layer.self_attn))
 
     def _fold_adapter(self) -> None:
         assert isinstance(self.adapter, Wander)

@@ -1,0 +1,61 @@
+"""Attention whose scores the weights bound: its softmax needs no maximum, and its sums come out of a product."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wander.backbones._encoder import SelfAttention
+
+BOUND = 60.0
+"""Scores up to this size are taken as they are: in float32 exp(60) is a number even 10¹⁰ times, and exp(-60) as precise
+as any other. In float16 exp(60) is none."""
+
+
+class BoundedAttention(nn.Module):
+    """Multi-head attention over the tokens of a norm, laid out along the tokens, as `SelfAttention` computes it.
+
+    softmax(s) v = (exp(s) v) / (exp(s) 1): for scores within BOUND nothing has to be taken off first. The ones are one
+    more feature of v, so that the division is of what a query found, a few features, and not of its weights, one a
+    token. Divided by itself that feature is 1, which makes the bias of the output one more column of its matrix.
+    """
+
+    @torch.no_grad()
+    def __init__(self, attention: SelfAttention) -> None:
+        super().__init__()
+        heads, out = attention.num_heads, attention.out_proj
+        assert isinstance(out, nn.Linear)
+        self.num_heads = heads
+        q, k, v = attention.in_proj_weight.chunk(3)
+        v = F.pad(v.unflatten(0, (heads, -1)), (0, 0, 0, 1)).flatten(0, 1)
+        # The bias of k moves all scores of a query alike; that of v goes through weights whose sum is 1.
+        bias_q, _, bias_v = attention.in_proj_bias.chunk(3)
+        ones = F.pad(torch.zeros_like(bias_v).unflatten(0, (heads, -1)), (0, 1), value=1.0).flatten()
+        self.in_proj_weight = nn.Parameter(torch.cat([q * attention.scale, k, v]))
+        self.in_proj_bias = nn.Parameter(torch.cat([bias_q * attention.scale, torch.zeros_like(bias_q), ones]))
+        columns = F.pad(out.weight.unflatten(1, (heads, -1)), (0, 1))
+        columns[:, 0, -1] = out.bias + out.weight @ bias_v
+        self.out_proj_weight = nn.Parameter(columns.flatten(1))
+
+    def forward(self, x: Tensor, keep: slice | None = None) -> Tensor:
+        """(B, T, E) to (B, T, E), or to what becomes of the tokens `keep` alone, which still attend to all."""
+        width = x.shape[2]
+        q, k, v = (self.in_proj_weight @ x.mT + self.in_proj_bias[:, None]).tensor_split((width, 2 * width), 1)
+        q, k, v = (part.unflatten(1, (self.num_heads, -1)) for part in (q if keep is None else q[..., keep], k, v))
+        found = v @ torch.exp(k.mT @ q)
+        return F.linear((found / found[:, :, -1:]).flatten(1, 2).mT, self.out_proj_weight)
+
+
+@torch.no_grad()
+def score_bound(attention: SelfAttention, norm: nn.LayerNorm) -> float:
+    """What the size of no score exceeds, whatever the tokens are, if they come from this norm.
+
+    A normed token has |x̂| <= √E. A score is bilinear in [x̂; 1] of two tokens, hence at most E + 1 times the largest
+    singular value of its matrix.
+    """
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    rows = torch.cat([weight * norm.weight, (weight @ norm.bias + bias)[:, None]], 1)
+    # Of a product of two tall matrices the singular values are those of the product of their triangles.
+    q, k, _ = (torch.linalg.qr(part.unflatten(0, (attention.num_heads, -1)).mT, "r").R for part in rows.chunk(3))
+    return attention.scale * (weight.shape[1] + 1) * float(torch.linalg.matrix_norm(q @ k.mT, 2).max())
