@@ -196,6 +196,32 @@ def test_bert_is_told_what_is_padding_and_the_fusion_encoder_is_not() -> None:
     assert not np.allclose(masked, run(tower, {**inputs, "input_ids": other.numpy()})["logits"])
 
 
+def test_a_text_without_its_padding_is_another_so_that_no_shorter_graph_is_exact() -> None:
+    """Two tokens of four: as a graph of length two would have them, and with zeros for what BERT says at padding."""
+    host = small().double()
+    config, adapter = host.config, host.adapter_module
+    assert adapter is not None
+    lengths = (config.vit.tokens, 2)
+    cut = adapter.config.model_copy(update={"lengths": lengths})
+    short = BertViT.build(config.model_copy(update={"text_length": 2}), cut, BertViTHead(out_dim=3)).double().eval()
+    state = host.state_dict()
+    state["adapter.factor_t_list.1"] = state["adapter.factor_t_list.1"][:, :2]
+    short.load_state_dict(state)
+    inputs = host.random_inputs("model", 1, np.random.default_rng(0))
+    image, ids = torch.from_numpy(inputs["image"]).double(), torch.tensor([[5, 6, 0, 0]])
+    mask = (ids != 0).long()
+    with torch.inference_mode():
+        vision, text = host.hidden(image, ids, mask)
+        same_vision, kept = short.hidden(image, ids[:, :2], mask[:, :2])
+        torch.testing.assert_close(same_vision, vision, rtol=0, atol=1e-12)
+        torch.testing.assert_close(kept, text[:, :2], rtol=0, atol=1e-12)  # up to here nothing has changed
+        logits = host.logits(host.fused(vision, text))
+        dropped = short.logits(short.fused(vision, kept))
+        zeroed = host.logits(host.fused(vision, text * mask[:, :, None]))
+    assert float((dropped - logits).abs().max()) > 1e-3
+    assert float((zeroed - logits).abs().max()) > 1e-3
+
+
 def test_a_token_whose_first_feature_is_zero_has_no_position() -> None:
     """A last norm with scale and shift 0 in its first feature makes every image token such a token."""
     host = small().double()
