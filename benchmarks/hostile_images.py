@@ -24,7 +24,8 @@ from benchmarks._models import SEED, write_checkpoint
 from benchmarks.results import circumstances, publish, table
 from benchmarks.startup import Running, ServerFailed, server
 from export.compose import compose
-from export.pipeline import Options, export
+from export.options import Options
+from export.pipeline import export
 from tests.hostile import Case
 from tests.tasks.hostile_images import hostile_images
 from wander.backbones.bert_vit import BertViT

@@ -28,7 +28,8 @@ from benchmarks._hostile import cell
 from benchmarks.results import circumstances, publish, table
 from benchmarks.startup import Running, ServerFailed, server
 from export.compose import compose
-from export.pipeline import Options, export
+from export.options import Options
+from export.pipeline import export
 from tests.extractors.hostile_videos import hostile_videos
 from tests.extractors.models import checkpoint
 from tests.hostile import Case

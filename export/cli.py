@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -41,6 +41,12 @@ def export(
     explain: Annotated[
         bool, typer.Option("--explain/--no-explain", help="Also make the graph that explains, where there can be one.")
     ] = True,
+    attention: Annotated[
+        Literal["auto", "products", "operator"],
+        typer.Option(
+            help="Form of attention in fp32 graphs: products (opset 20), operator (opset 23), or auto: try both."
+        ),
+    ] = "products",
     triton: Annotated[
         Path | None, typer.Option(help="A Triton model repository that gets a model for every graph, as hard links.")
     ] = None,
@@ -48,12 +54,12 @@ def export(
 ) -> None:
     """Turn a trained checkpoint into a verified bundle. Exits 1, and leaves OUT.rejected, if the graphs differ."""
     from export.compose import compose
-    from export.pipeline import Options
+    from export.options import Options
     from export.pipeline import export as run
     from export.triton import lay_out
     from wander.checkpoints.folder import read_json
 
-    options = Options(fold, max_batch_size, samples, data, split, seed, engine, precision, explain)
+    options = Options(fold, max_batch_size, samples, data, split, seed, engine, precision, explain, attention)
     _ = options.narrowing  # a precision that cannot be is refused before anything is loaded
     started = time.monotonic()
     with progress() as display:
@@ -80,6 +86,10 @@ def export(
     for name, one in report.get("narrowed", {}).items():
         kept = f"kept in fp32: {', '.join(one['kept'])}" if one["kept"] else "none kept in fp32"
         stdout.print(f"{name}: {precision}, {one['units']} parts, {kept}; decided on {one['rows']}", markup=False)
+    for name, one in report["attention"].items():
+        if tried := [f"{ratio:.3g} at batch {size}" for size, ratio in one["ratios"].items()] or [one["note"]]:
+            say = f"attention as {one['form']} (operator to products: {', '.join(tried)})"
+            stdout.print(f"{name}: {say}", markup=False)
     if "gate" in report:
         stdout.print(f"gated by {report['gate']}", markup=False)
     for name, used in report["samples"].items():

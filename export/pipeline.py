@@ -14,74 +14,29 @@ import torch
 from numpy.typing import NDArray
 
 from export import parity, samples, triton
+from export.attention import Choice, choose
 from export.fold import fold
 from export.gates import gate_metrics, losses
 from export.narrowing import Outcome, Search
-from export.precisions import Narrowing, precisions
+from export.options import FULL, Options
+from export.precisions import Narrowing
 from export.together import hold_together
-from export.trace import OPSET, trace
 from wander import __version__
 from wander.backbones import Host
 from wander.backbones.base import run
 from wander.bundle import EXAMPLE, PARITY, Bundle, Draft, Samples, drafting, write_samples
 from wander.checkpoints.folder import Loaded, write_json
 from wander.engines import DEFAULT_ENGINE, EngineOptions, engines
-from wander.errors import ParityError, UsageError
+from wander.errors import ParityError
 from wander.manifest import EXPLAIN, MAIN, Graph, Manifest, Precision
 from wander.tasks import Task, tasks
 from wander.training.datasets import load_rows
 from wander.training.evaluation import answered
 
-FULL: Precision = "fp32"
 KEPT_SAMPLES = 8
 DECIDING_SPLIT = "valid"
 """The split of a data set whose rows calibrate, and decide what is narrowed; the gate uses another."""
 REFERENCE = "unfolded model, eager PyTorch, float32, CPU"
-
-
-@dataclass(frozen=True)
-class Options:
-    """Attributes:
-
-    fold: apply the host's exact rewrites.
-    max_batch_size: largest batch that the gate checks and the server forms.
-    samples: an .npz of inputs; `data`: the folder of a data set, of which `split` is used. Without both, random inputs.
-    seed: of random inputs.
-    engine: the engine that has to answer as the reference does; by default that of the precision.
-    precision: fp32, or the name of what narrows the graphs.
-    explain: also make the graph that explains, where the task has a use for it and the host can. What is narrowed has
-        none: its contributions would be those of other scores.
-    """
-
-    fold: bool = True
-    max_batch_size: int = 32
-    samples: Path | None = None
-    data: Path | None = None
-    split: str = "test"
-    seed: int = 0
-    engine: str | None = None
-    precision: str = FULL
-    explain: bool = True
-
-    @property
-    def narrowing(self) -> type[Narrowing] | None:
-        """What narrows the graphs; None for fp32. Raises UsageError for another name, or if real rows are missing."""
-        if self.precision == FULL:
-            return None
-        if self.precision.replace("-", "_") not in precisions.names():
-            known = ", ".join([FULL, *(name.replace("_", "-") for name in precisions.names())])
-            raise UsageError(f"precision {self.precision!r} is not one that can be exported; use one of: {known}")
-        kind = precisions.get(self.precision)
-        if kind.calibrates and self.samples is None and self.data is None:
-            raise UsageError(
-                f"--precision {self.precision} is calibrated with real rows; name them: --data or --samples"
-            )
-        return kind
-
-    @property
-    def checked_on(self) -> str:
-        """The engine that has to pass the gate."""
-        return self.engine or (self.narrowing.engine if self.narrowing else DEFAULT_ENGINE)
 
 
 @dataclass
@@ -130,10 +85,19 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
             known[name] = Tower(graph, [(case, run(towers[name], case.arrays)) for case in cases])
         step("fold")
         folds = tuple(fold(host, narrowed=kind is not None)) if options.fold else ()
-        manifest = manifest.model_copy(update={"folds": folds, "precision": kind.precision if kind else FULL})
+        attention = {}
         for name, graph in graphs.items():
             step(f"trace {name}")
-            trace(host, name, task.output, draft.path / graph.file)
+            path = draft.path / graph.file
+            attention[name] = choose(host, name, task.output, path, graph, options.attention, options.checked_on)
+        opsets = ", ".join(sorted({str(choice.opset) for choice in attention.values()}))
+        manifest = manifest.model_copy(
+            update={
+                "precision": kind.precision if kind else FULL,
+                "folds": folds,
+                "producer": {**manifest.producer, "opset": opsets},
+            }
+        )
         _let_go(host)
         joint: dict[str, dict[str, dict[str, float]]] = {}
         try:
@@ -150,7 +114,7 @@ def export(loaded: Loaded, model: Path, options: Options, step: Callable[[str], 
                     joint = {"all graphs": {"reference": together, "exported": exported}}
             checks = [check for tower in known.values() for check in tower.checks]
             metrics = {**{name: tower.metrics for name, tower in known.items() if tower.metrics}, **joint}
-            _write_report(draft, known, manifest, metrics, passed=all(check.passed for check in checks))
+            _write_report(draft, known, manifest, metrics, attention, passed=all(check.passed for check in checks))
             parity.gate(checks)
             if kind:
                 for found in metrics.values():
@@ -186,7 +150,6 @@ def _manifest(loaded: Loaded, graphs: dict[str, Graph]) -> Manifest:
         backbone=about.backbone,
         producer={
             "wander": __version__,
-            "opset": str(OPSET),
             **{package: version(package) for package in ("torch", "onnx", "onnxscript", "onnxruntime")},
         },
         provenance=about.provenance,
@@ -274,7 +237,13 @@ def _check(draft: Draft, name: str, tower: Tower, task: type[Task], options: Opt
 
 
 def _write_report(
-    draft: Draft, towers: dict[str, Tower], manifest: Manifest, metrics: dict[str, Any], *, passed: bool
+    draft: Draft,
+    towers: dict[str, Tower],
+    manifest: Manifest,
+    metrics: dict[str, Any],
+    attention: dict[str, Choice],
+    *,
+    passed: bool,
 ) -> None:
     narrowed = {name: tower.narrowed.report() for name, tower in towers.items() if tower.narrowed}
     report = {
@@ -282,6 +251,7 @@ def _write_report(
         "passed": passed,
         "reference": REFERENCE,
         "folds": list(manifest.folds),
+        "attention": {name: choice.report() for name, choice in attention.items()},
         "samples": {
             name: {"source": tower.cases[0][0].source, "rows": tower.cases[0][0].rows} for name, tower in towers.items()
         },

@@ -15,19 +15,21 @@ import torch
 
 from wander import __version__
 from wander.backbones import Host
+from wander.backbones._attention import Form, attention_form
 from wander.bundle import DATA_SUFFIX
 from wander.errors import ConfigError
 
-OPSET = 20
+OPSETS: dict[Form, int] = {"products": 20, "operator": 23}
+"""By the form of attention. The lower one is read by more programs."""
 INLINE_BYTES = 64 << 20
 """Weights beyond this go to a file of their own beside the graph, which is written without a copy of them. In the graph
 they would pass through protobuf, where they are in memory several times over, and which ends at 2 GiB."""
 
 
-def trace(host: Host, name: str, output: str, path: Path) -> None:
+def trace(host: Host, name: str, output: str, path: Path, form: Form = "products") -> None:
     """Writes graph `name` of the host to `path`: batch dynamic, constants folded, nothing that differs between runs.
 
-    The weights are written straight from the host's memory, without a copy.
+    The weights are written straight from the host's memory, without a copy. `form`: of attention.
     """
     tower = host.graphs(output)[name]
     signature = tower.signature
@@ -36,12 +38,12 @@ def trace(host: Host, name: str, output: str, path: Path) -> None:
     shapes = tuple(
         {axis: free[dim] for axis, dim in enumerate(spec.dims) if isinstance(dim, str)} for spec in signature.inputs
     )
-    with _quiet():
+    with _quiet(), attention_form(form):
         program = torch.onnx.export(
             tower.module,
             tuple(torch.from_numpy(example[spec.name]) for spec in signature.inputs),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=OPSETS[form],
             input_names=[spec.name for spec in signature.inputs],
             output_names=[spec.name for spec in signature.outputs],
             dynamic_shapes=(shapes,),

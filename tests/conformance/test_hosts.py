@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from wander.backbones import Host, hosts
+from wander.backbones._attention import attention_form
 from wander.backbones.base import run
 from wander.checkpoints import folder
 from wander.errors import CheckpointError
@@ -75,6 +76,18 @@ def test_each_fold_is_exact(kind: str) -> None:
         for key, value in answers(single).items():
             scale = max(1.0, float(np.abs(rounded[key]).max()))
             assert float(np.abs(value - rounded[key]).max()) < 1e-5 * scale, fold_single.name
+
+
+@each_host
+@pytest.mark.parametrize("folded", [False, True])
+def test_attention_is_the_same_in_every_form(kind: str, folded: bool) -> None:
+    host = filled(kind).double()
+    for fold in host.folds() if folded else ():
+        fold.apply()
+    products = answers(host)
+    with attention_form("operator"):
+        for key, value in answers(host).items():
+            assert float(np.abs(value - products[key]).max()) < 1e-9
 
 
 @each_host

@@ -42,7 +42,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shipped(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every task that ships, in one folder: tiny models for features, those of the zoo for pictures."""
     from export.compose import compose
-    from export.pipeline import Options, export
+    from export.options import Options
+    from export.pipeline import export
 
     folder = tmp_path_factory.mktemp("demo") / "models"
     shutil.copytree(tiny, folder)

@@ -18,7 +18,8 @@ pytest.importorskip("gradio", reason="the extra demo is not installed")
 @pytest.fixture(scope="module")
 def visit(browser: Any, start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
     from export.compose import compose
-    from export.pipeline import Options, export
+    from export.options import Options
+    from export.pipeline import export
 
     folder = tmp_path_factory.mktemp("raw") / "models"
     for name in ("mosi-sentence", "ravdess-emotion"):

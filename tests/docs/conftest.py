@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from export.compose import compose
-from export.pipeline import Options, export
+from export.options import Options
+from export.pipeline import export
 from tests.docs.pages import ROOT
 from tests.serving.building import KEYS
 from wander.backbones.late_fusion import LateFusion

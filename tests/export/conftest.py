@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from export.compose import compose
-from export.pipeline import Options, export
+from export.options import Options
+from export.pipeline import export
 from wander.backbones.late_fusion import LateFusion
 from wander.bundle import Bundle
 from wander.checkpoints import folder

@@ -17,8 +17,9 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from export.compose import compose
+from export.options import Options
 from export.parity import answers, verify
-from export.pipeline import Options, export
+from export.pipeline import export
 from tests.export.conftest import write_checkpoint
 from wander.backbones.base import run
 from wander.bundle import Bundle

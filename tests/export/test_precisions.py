@@ -16,7 +16,8 @@ from onnx import TensorProto
 
 from export import parity
 from export.compose import compose
-from export.pipeline import Options, export
+from export.options import Options
+from export.pipeline import export
 from export.precisions import Narrowing, precisions
 from wander.bundle import Bundle
 from wander.engines import engines

@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from export.compose import compose
-from export.pipeline import Options, export
+from export.options import Options
+from export.pipeline import export
 from tests.journeys.conftest import Start
 from tests.oracles import ORACLES, Oracle, difference, needs_oracles
 from wander.checkpoints.convert import convert

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from export.compose import compose
-from export.pipeline import Options, export
+from export.options import Options
+from export.pipeline import export
 from tests.journeys.conftest import Start
 from tests.oracles import SHARED
 from wander.backbones.base import run

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from export.compose import compose
-from export.pipeline import Options, export
+from export.options import Options
+from export.pipeline import export
 from serving.protocols.base import STATUS
 from tests.journeys.conftest import Start
 from tests.tasks.hostile_images import hostile_images

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from export.compose import compose
-from export.pipeline import Options, export
+from export.options import Options
+from export.pipeline import export
 from tests.journeys.conftest import Start
 from tests.oracles import SHARED, needs_mosi
 from wander.backbones.base import run

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from export.compose import compose
-from export.pipeline import Options, export
+from export.options import Options
+from export.pipeline import export
 from tests.journeys.conftest import Start
 from tests.oracles import ADAPTER_ONLY, LATE_FUSION, Oracle, difference, needs_oracles
 from wander.checkpoints.convert import convert

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from export.compose import compose
-from export.pipeline import Options, export
+from export.options import Options
+from export.pipeline import export
 from serving.protocols.base import STATUS
 from tests.extractors.hostile_videos import hostile_videos
 from tests.extractors.making import video

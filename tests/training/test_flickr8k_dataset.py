@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from export.compose import compose
-from export.pipeline import Options, export
+from export.options import Options
+from export.pipeline import export
 from tests.oracles import SHARED
 from tests.training.captioned import OWN, host, text_assets, write_captioned
 from wander.checkpoints.folder import save

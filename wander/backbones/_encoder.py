@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wander.backbones._attention import attend
 from wander.errors import ConfigError
 
 
@@ -55,8 +56,8 @@ class SelfAttention(nn.Module):
         q, k, v = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in parts)
         if self.scale != 1.0:
             q = q * self.scale
-        weights = F.dropout(torch.softmax(q @ k.mT, -1), self.dropout, self.training)
-        return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+        found = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
+        return self.out_proj(found.transpose(1, 2).flatten(2))
 
     def _forward_tokens_last(self, x: Tensor, keep: slice | None) -> Tensor:
         """The same, of (B, E, T): products run along the tokens and not along the few features of a head, and an engine

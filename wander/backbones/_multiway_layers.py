@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wander.adapters.multiway import EXTRACTOR, LAYER_NORM_EPS, Extractor, FeedForward, LayerParts, Modality
+from wander.backbones._attention import attend
 
 M = TypeVar("M", bound=nn.Module)
 MODALITIES: tuple[Modality, ...] = ("image", "text")
@@ -90,10 +91,7 @@ class Attention(nn.Module):
         q, k, v = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in self._qkv(y, modality, read_out))
         if self.scale != 1.0:
             q = q * self.scale
-        scores = q @ k.mT
-        if mask is not None:
-            scores = scores + mask
-        merged = (torch.softmax(scores, -1) @ v).transpose(1, 2).flatten(2)
+        merged = attend(q, k, v, mask).transpose(1, 2).flatten(2)
         return self.out_proj[modality](self.inner_attn_ln[modality](merged))
 
     def _qkv(self, y: Tensor, modality: Modality, read_out: bool) -> tuple[Tensor, ...]:

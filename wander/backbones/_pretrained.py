@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from wander.backbones._attention import attend
 from wander.errors import CheckpointError, ConfigError, MissingDependency
 from wander.manifest import first_problem
 
@@ -153,10 +154,8 @@ def attention(
     The package's own eager form of ViT rounds the softmax to float32 whatever the weights are, and its fused form
     leaves behind a scale and a check for empty rows in the exported graph.
     """
-    scores = (query * scaling if scaling != 1.0 else query) @ key.mT
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    return (torch.softmax(scores, -1) @ value).transpose(1, 2), None
+    query = query * scaling if scaling != 1.0 else query
+    return attend(query, key, value, attention_mask).transpose(1, 2), None
 
 
 @torch.no_grad()

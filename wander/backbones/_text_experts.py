@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wander.backbones._attention import attend
+
 
 class ContextGating(nn.Module):
     """z ⊙ σ(BN(W z + b)). In eval mode the norm uses the statistics of the training."""
@@ -74,7 +76,6 @@ def token_zero(layer: Any, x: Tensor, mask: Tensor) -> Tensor:
         part.unflatten(2, (own.num_attention_heads, -1)).transpose(1, 2)
         for part in (own.query(x[:, :1]), own.key(x), own.value(x))
     )
-    scores = (q * own.scaling if own.scaling != 1.0 else q) @ k.mT + mask
-    found = (torch.softmax(scores, -1) @ v).transpose(1, 2).flatten(2)
+    found = attend(q * own.scaling if own.scaling != 1.0 else q, k, v, mask).transpose(1, 2).flatten(2)
     y = layer.attention.output(found, x[:, :1])
     return layer.output(layer.intermediate(y), y)[:, 0]
