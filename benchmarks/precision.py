@@ -4,10 +4,10 @@
     python -m benchmarks.precision --graphs DIR [--models late_fusion,bert_vit] [--batches 1,8,32] [--out FILE]
 
 Every tower takes turns in one run, on all threads: eager torch in fp32 and bf16, and every CPU engine with every
-precision that it has. The peak is measured in the same run, before and after, for every precision, by every library at
-hand (see `benchmarks.roofline`). int8-static is calibrated with random inputs, as the weights are random: its speed
-counts here, its error does not; what precision costs a trained model, `benchmarks.precision_metrics` says. What a
-model's run found stays in FILE until that model is measured again.
+precision that it has; bf16 of OpenVINO only where the processor has it. The peak is measured in the same run, before
+and after, for every precision, by every library at hand (see `benchmarks.roofline`). int8-static is calibrated with
+random inputs, as the weights are random: its speed counts here, its error does not; what precision costs a trained
+model, `benchmarks.precision_metrics` says. What a model's run found stays in FILE until that model is measured again.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from serving.cores import usable_cores
 from wander.backbones import Host
 from wander.backbones.base import run
 from wander.engines import EngineOptions, Session, engines
+from wander.engines.openvino import has_bf16
 from wander.manifest import Precision
 from wander.signature import Arrays
 
@@ -53,7 +54,7 @@ VARIANTS: tuple[tuple[str, str, Precision], ...] = (
     ("openvino", "int8_static", "int8"),
 )
 """Engine, the graph that it is given, and whose peak it is measured against."""
-SPREAD = "ort, fp32, an instance a core"
+SPREAD = {f"{engine}, fp32, an instance a core": engine for engine in ("ort", "openvino")}
 """The rows of a batch shared out to sessions of one thread each, as the server has them of graphs that gain little from
 several cores. Not measured with large weights, of which every session has a copy."""
 SPREAD_BYTES = 100_000_000
@@ -113,26 +114,30 @@ def measure(
         with ExitStack() as stack:
             sessions = {}
             for engine, graph, precision in VARIANTS:
+                if precision == "bf16" and not has_bf16():
+                    continue
                 path = folder / f"{name}.{tower_name}.{graph}.onnx"
                 options = EngineOptions(precision=precision, max_batch_size=max(batches))
                 opened = engines.get(engine).open(path, tower.signature, options)
                 sessions[f"{engine}, {graph.replace('_', '-')}"] = precision, stack.enter_context(opened)
             single = folder / f"{name}.{tower_name}.fp32.onnx"
-            several: list[Session] = []
+            several: dict[str, list[Session]] = {}
             pool = stack.enter_context(ThreadPoolExecutor(usable_cores()))
             if sum(file.stat().st_size for file in folder.glob(f"{single.name}*")) < SPREAD_BYTES:
-                engine = engines.get("ort")
-                several = [
-                    stack.enter_context(engine.open(single, tower.signature, EngineOptions(1, "fp32", max(batches))))
-                    for _ in range(usable_cores())
-                ]
+                options = EngineOptions(1, "fp32", max(batches))
+                several = {
+                    label: [
+                        stack.enter_context(engines.get(engine).open(single, tower.signature, options))
+                        for _ in range(usable_cores())
+                    ]
+                    for label, engine in SPREAD.items()
+                }
             for batch in batches:
                 arrays = inputs(host, tower_name, batch, tokens)
                 (reference,) = run(tower, arrays).values()
                 calls: dict[str, Callable[[], Arrays]] = {EAGER: partial(run, tower, arrays)}
                 calls |= {label: partial(session.run, arrays) for label, (_, session) in sessions.items()}
-                if several:
-                    calls[SPREAD] = partial(spread, several, pool, arrays)
+                calls |= {label: partial(spread, group, pool, arrays) for label, group in several.items()}
                 error = {}
                 for label in calls.keys() - {EAGER}:
                     (answer,) = calls[label]().values()
@@ -201,8 +206,9 @@ def said(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
     columns = ["model, tower, batch", "variant", "ms an item", f"{EAGER} / this", "of the peak", "max relative error"]
     peaks_of = [
-        f"- {name}: {one['run']['date']}, load {one['run']['load average at the start']}; peaks, the best of all "
-        f"libraries, in GFLOP/s: {', '.join(f'{kind} {value:,.0f}' for kind, value in one['peaks'].items())}"
+        f"- {name}: {one['run']['date']}, {one['run']['cpu']}, load {one['run']['load average at the start']}; peaks, "
+        "the best of all libraries, in GFLOP/s: "
+        f"{', '.join(f'{kind} {value:,.0f}' for kind, value in one['peaks'].items())}"
         for name, one in found.items()
     ]
     return ["\n".join(peaks_of), table(columns, cells, 2)]
