@@ -24,18 +24,16 @@ import onnx
 import typer
 from rich.progress import Progress
 
-from benchmarks._models import MODELS, SEED
+from benchmarks._models import SEED, named
 from benchmarks._timing import Ratio, Spread, alternate, ratio, short
 from benchmarks.results import circumstances, publish, table
 from export.attention import OPERATOR
 from export.trace import trace
 from wander.backbones import Host
 from wander.backbones._attention import Form
-from wander.checkpoints import folder
 from wander.console import progress
 from wander.engines import EngineOptions, engines
 
-ZOO = Path(__file__).resolve().parents[1] / "zoo"
 LAYOUTS = ("tokens_last", "bounded_scores")
 """Folds that leave no attention which the operator could compute."""
 VARIANTS: dict[str, tuple[Form, bool]] = {
@@ -47,17 +45,12 @@ VARIANTS: dict[str, tuple[Form, bool]] = {
 EXPORTED, PRODUCTS, FUSED = VARIANTS
 
 
-def load(name: str) -> Host:
-    """A model of published size, or a shipped one."""
-    return MODELS[name](True) if name in MODELS else folder.load(ZOO / name / "adapter", ZOO / name / "backbone").host
-
-
 def graphs(name: str, out: Path) -> Iterator[tuple[str, Host, dict[str, Path]]]:
     """The towers of a model, a host that tells their inputs, and their graphs; nothing if no graph has the operator."""
-    for tower in load(name).towers("output"):
+    for tower in named(name).towers("output"):
         paths = {}
         for variant, (form, layouts) in VARIANTS.items():
-            host = load(name)
+            host = named(name)
             folds = host.folds()
             if variant == PRODUCTS and not any(rewrite.name in LAYOUTS for rewrite in folds):
                 continue

@@ -1,0 +1,50 @@
+"""The two comparisons of graphs of one model: they run, and compare what they say."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import attention_forms, each_fold
+from benchmarks._models import named
+from export.fold import fold
+from wander.backbones.base import run
+from wander.errors import CheckpointError
+
+
+def test_both_forms_of_attention_are_timed(tmp_path: Path) -> None:
+    attention_forms.main("flickr8k-image-text,mosi-sentiment", "1", "ort", 1, 1, tmp_path / "forms")
+    text = (tmp_path / "forms.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    assert [row[0] for row in rows] == [
+        "| flickr8k-image-text, image",
+        "| flickr8k-image-text, text",
+        "| mosi-sentiment, model",
+    ]
+    assert [row[4] == "the exported" for row in rows] == [True, True, False]
+    assert all(float(row[-1].strip("| ")) < 1e-5 for row in rows)
+
+
+def test_every_fold_is_left_out_once(tmp_path: Path) -> None:
+    each_fold.main("mosi-sentiment", "1", 1, tmp_path / "folds")
+    text = (tmp_path / "folds.md").read_text(encoding="utf-8")
+    found = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| mosi-sentiment")]
+    assert found == fold(named("mosi-sentiment"))
+
+
+@pytest.mark.parametrize("left_out", ["tokens_last", "bounded_scores", "adapter", "encoder_scales"])
+def test_a_model_without_one_fold_answers_as_with_all(left_out: str) -> None:
+    """A fold must not count on another that was left out."""
+    whole = named("mosi-sentiment").double().eval()
+    inputs = whole.random_inputs("model", 2, np.random.default_rng(0))
+    part = each_fold.without("mosi-sentiment", left_out).double().eval()
+    with torch.no_grad():
+        a, b = (run(host.towers("x")["model"], inputs)["x"] for host in (whole, part))
+    assert np.abs(a - b).max() < 1e-5  # its weights were folded in float32
+
+
+def test_an_unknown_model_is_no_empty_report(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no-such-model"):
+        each_fold.main("no-such-model", "1", 1, tmp_path / "folds")
+    assert not (tmp_path / "folds.md").exists()
