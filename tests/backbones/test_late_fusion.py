@@ -206,6 +206,7 @@ def test_scores_without_a_small_bound_keep_the_maximum_of_their_softmax() -> Non
     for rewrite in host.folds():
         rewrite.apply()
     assert [isinstance(layer.self_attn, BoundedAttention) for layer in layers] == [False, True, True]
+    assert "bounded_scores" not in [rewrite.name for rewrite in host.folds()]  # nothing is left to fold
     grown = LateFusion.build(*LateFusion.example()).eval()
     with torch.no_grad():
         for _, encoder in grown.branches():

@@ -236,12 +236,13 @@ class LateFusion(Host):
             encoder.fold_tokens_last_()
 
     def _bounded(self) -> list[EncoderLayer]:
-        """The layers whose scores are known, from the weights alone, to be small."""
+        """The layers whose scores are known, from the weights alone, to be small; but for those that are folded."""
         layers = [cast(EncoderLayer, layer) for _, encoder in self.branches() for layer in encoder.layers]
         return [
             layer
             for layer in layers
-            if score_bound(cast(SelfAttention, layer.self_attn), cast(nn.LayerNorm, layer.layer_norms[0])) <= BOUND
+            if isinstance(layer.self_attn, SelfAttention)
+            and score_bound(layer.self_attn, cast(nn.LayerNorm, layer.layer_norms[0])) <= BOUND
         ]
 
     def _fold_bounded(self) -> None:
