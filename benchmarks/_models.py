@@ -17,7 +17,6 @@ from wander.backbones import Host
 from wander.backbones.base import HeadConfig
 from wander.backbones.beit3 import BEiT3, BEiT3Config
 from wander.backbones.late_fusion import LateFusion, LateFusionConfig, LateFusionHead
-from wander.checkpoints import folder
 
 SEED = 0
 ZOO = Path(__file__).resolve().parents[1] / "zoo"
@@ -98,12 +97,15 @@ def named(name: str) -> Host:
     """One of `MODELS`, adapted, or a shipped one by the name of its folder."""
     if name in MODELS:
         return MODELS[name](True)
+    from wander.checkpoints import folder
+
     return folder.load(ZOO / name / "adapter", ZOO / name / "backbone").host
 
 
 def write_checkpoint(host: Host, out: Path) -> None:
     """The model as our folders, with a made-up tokenizer, so that the real command can export it."""
     from wander.backbones.bert_vit import BertViT
+    from wander.checkpoints import folder
     from wander.tasks._texts import bert_tokenizer_json
 
     if isinstance(host, BertViT):
