@@ -3,7 +3,8 @@
     python -m benchmarks.each_fold [--models late_fusion,mosi-sentiment] [--batches 1,8,32] [--out FILE]
 
 Shipped models by the name of their folder; those of published sizes have random weights. All graphs of a tower take
-turns in one run, on one thread, whose processor time counts. A fold that needs another is left out with it.
+turns in one run, on one thread, whose processor time counts. What a fold is worth beside the others is no more than
+that: one whose work another does as well (`tokens_last` and `bounded_scores`) seems to be worth nothing.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from rich.progress import Progress
 
-from benchmarks._models import SEED, beit3_base
+from benchmarks._models import SEED, ZOO, beit3_base
 from benchmarks._timing import Ratio, Spread, alternate, ratio, short
 from benchmarks.results import circumstances, publish, table
 from export.fold import fold
@@ -40,7 +40,6 @@ from wander.tasks._texts import TextPreprocessing
 from wander.training.datasets.flickr8k import Flickr8k
 from wander.training.datasets.msrvtt import videos
 
-ZOO = Path(__file__).resolve().parents[1] / "zoo"
 ROWS = 32
 QUICK_TEXTS, QUICK_ROUNDS = 40, 2
 VARIANTS = ("maximum", "longest of the batch", "one length")

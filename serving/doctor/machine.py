@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from serving.cores import usable_cores
+from wander.engines._cpuinfo import CPUINFO, read_cpuinfo
 
-CPUINFO = Path("/proc/cpuinfo")
 MEMINFO = Path("/proc/meminfo")
 PATIENCE_S = 20.0
 
@@ -40,15 +40,6 @@ def processor() -> dict[str, Any]:
         "bound": len(os.sched_getaffinity(0)),
         "usable": usable_cores(),
     }
-
-
-def read_cpuinfo(text: str) -> tuple[str, set[str]]:
-    """The name and the flags of the first processor; "unknown" and none where the kernel does not tell."""
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    return fields.get("model name", "unknown"), set((fields.get("flags") or fields.get("Features") or "").split())
 
 
 def memory_bytes() -> dict[str, int]:

@@ -172,3 +172,13 @@ def test_a_server_says_what_it_chose_and_why(tmp_path: Path, caplog: pytest.LogC
     assert model["engine"]["chosen"] in auto.candidates()
     assert "ms a row" in model["engine"]["why"]
     assert f"runs on {model['engine']['chosen']}" in caplog.text
+
+
+def test_processors_of_one_name_choose_for_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for flags in ("fpu avx2", "fpu avx2 avx512f"):
+        told = tmp_path / "cpuinfo"
+        told.write_text(f"model name\t: AMD EPYC\nflags\t\t: {flags}\n", encoding="utf-8")
+        monkeypatch.setattr(auto, "CPUINFO", told)
+        found.append(auto._machine())
+    assert found[0] != found[1]

@@ -217,10 +217,9 @@ class LateFusion(Host):
             found.append(
                 Fold("tokens_last", "heads laid out along the tokens, biases of k and v moved", self._fold_layout)
             )
-            if self._bounded():
-                found.append(
-                    Fold("bounded_scores", "no maximum where weights bound the scores", self._fold_bounded, wide=True)
-                )
+            if layers := self._bounded():
+                apply = partial(self._fold_bounded, layers)
+                found.append(Fold("bounded_scores", "no maximum where weights bound the scores", apply, wide=True))
         if isinstance(self.adapter, Wander):
             found.append(Fold("adapter", "ranks summed, only the token that the head reads", self._fold_adapter))
         if self.adapter is not None:
@@ -245,8 +244,9 @@ class LateFusion(Host):
             and score_bound(layer.self_attn, cast(nn.LayerNorm, layer.layer_norms[0])) <= BOUND
         ]
 
-    def _fold_bounded(self) -> None:
-        for layer in self._bounded():
+    @staticmethod
+    def _fold_bounded(layers: list[EncoderLayer]) -> None:
+        for layer in layers:
             layer.self_attn = BoundedAttention(cast(SelfAttention, layer.self_attn))
 
     def _fold_adapter(self) -> None:

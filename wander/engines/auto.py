@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from wander.engines import DEFAULT_ENGINE, engines
 from wander.engines._cache import cache_folder, digest, graph_sha256
+from wander.engines._cpuinfo import CPUINFO, read_cpuinfo
 from wander.engines.base import Engine, EngineOptions, Session
 from wander.errors import BundleError, EngineError, InputError, MissingDependency, WanderError
 from wander.files import replace_text
@@ -178,10 +179,8 @@ def _distance(reference: Arrays, answer: Arrays) -> float:
 
 def _machine() -> dict[str, Any]:
     """What a choice depends on, beside graph and options."""
-    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
-    # Different processors may have one name.
-    cpu = {key: named.get(key, platform.machine()) for key in ("model name", "flags")}
+    name, flags = read_cpuinfo(CPUINFO.read_text("utf-8") if CPUINFO.exists() else "")
+    cpu = [platform.machine(), name, *sorted(flags)]  # different processors may have one name
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "packages": {name: _version(name) for name in PACKAGES}}
 
 

@@ -8,16 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving.doctor import machine
-
-X86 = """processor\t: 0
-model name\t: AMD EPYC
-flags\t\t: fpu avx2 avx512f avx_vnni avx512_bf16
-
-processor\t: 1
-model name\t: another
-flags\t\t: fpu
-"""
-ARM = "processor\t: 0\nFeatures\t: fp asimd sve i8mm bf16\n"
+from tests.engines.test_cpuinfo import ARM, X86
 
 
 @pytest.fixture
@@ -31,13 +22,6 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def says(program: Path, script: str) -> None:
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-
-
-def test_cpuinfo_of_both_families() -> None:
-    name, flags = machine.read_cpuinfo(X86)
-    assert name == "AMD EPYC"
-    assert flags == {"fpu", "avx2", "avx512f", "avx_vnni", "avx512_bf16"}
-    assert machine.read_cpuinfo(ARM) == ("unknown", {"fp", "asimd", "sve", "i8mm", "bf16"})
 
 
 @pytest.mark.parametrize(
