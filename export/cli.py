@@ -87,9 +87,9 @@ def export(
         kept = f"kept in fp32: {', '.join(one['kept'])}" if one["kept"] else "none kept in fp32"
         stdout.print(f"{name}: {precision}, {one['units']} parts, {kept}; decided on {one['rows']}", markup=False)
     for name, one in report["attention"].items():
-        if tried := [f"{ratio:.3g} at batch {size}" for size, ratio in one["ratios"].items()] or [one["note"]]:
-            say = f"attention as {one['form']} (operator to products: {', '.join(tried)})"
-            stdout.print(f"{name}: {say}", markup=False)
+        tried = ", ".join(f"{ratio:.3g} at batch {size}" for size, ratio in one["ratios"].items())
+        if why := f"time with the operator over that with products: {tried}" if tried else one["note"]:
+            stdout.print(f"{name}: attention as {one['form']} ({why})", markup=False)
     if "gate" in report:
         stdout.print(f"gated by {report['gate']}", markup=False)
     for name, used in report["samples"].items():

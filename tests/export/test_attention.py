@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,16 @@ def test_a_session_that_takes_longer_counts_as_longer() -> None:
 
     assert attention.compare(Slow(200_000), Slow(20_000), {}) > 2  # type: ignore[arg-type]
     assert attention.compare(Slow(20_000), Slow(200_000), {}) < 0.5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("wanted", "said"), [("products", 0), ("auto", 1)])
+def test_the_command_says_what_was_tried_and_nothing_else(
+    wanted: Wanted, said: int, wide: Path, tmp_path: Path
+) -> None:
+    arguments = ["export", str(wide), str(tmp_path / "model"), "--no-explain", "--attention", wanted]
+    done = subprocess.run([sys.executable, "-m", "wander", *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.count("attention as") == said
+    assert done.stdout.count("time with the operator over that with products: ") == said
 
 
 def test_what_is_narrowed_has_products() -> None:
