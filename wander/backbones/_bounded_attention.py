@@ -27,22 +27,25 @@ class BoundedAttention(nn.Module):
         heads, out = attention.num_heads, attention.out_proj
         assert isinstance(out, nn.Linear)
         self.num_heads = heads
-        q, k, v = attention.in_proj_weight.chunk(3)
-        v = F.pad(v.unflatten(0, (heads, -1)), (0, 0, 0, 1)).flatten(0, 1)
+        self.head_dim = attention.in_proj_weight.shape[1] // heads
+        # Rows by heads, [q | k | v | 1] of one after another: their product is cut in three once, not reshaped thrice.
+        rows = attention.in_proj_weight.unflatten(0, (3, heads, -1))
+        bias_q, _, bias_v = attention.in_proj_bias.unflatten(0, (3, heads, -1))
         # The bias of k moves all scores of a query alike; that of v goes through weights whose sum is 1.
-        bias_q, _, bias_v = attention.in_proj_bias.chunk(3)
-        ones = F.pad(torch.zeros_like(bias_v).unflatten(0, (heads, -1)), (0, 1), value=1.0).flatten()
-        self.in_proj_weight = nn.Parameter(torch.cat([q * attention.scale, k, v]))
-        self.in_proj_bias = nn.Parameter(torch.cat([bias_q * attention.scale, torch.zeros_like(bias_q), ones]))
+        ones = torch.ones_like(bias_q[:, :1])
+        bias = torch.cat([bias_q * attention.scale, torch.zeros(heads, 2 * self.head_dim).to(bias_q), ones], 1)
+        weight = torch.cat([rows[0] * attention.scale, rows[1], F.pad(rows[2], (0, 0, 0, 1))], 1)
+        self.in_proj_weight = nn.Parameter(weight.flatten(0, 1))
+        self.in_proj_bias = nn.Parameter(bias.flatten())
         columns = F.pad(out.weight.unflatten(1, (heads, -1)), (0, 1))
-        columns[:, 0, -1] = out.bias + out.weight @ bias_v
+        columns[:, 0, -1] = out.bias + out.weight @ bias_v.flatten()
         self.out_proj_weight = nn.Parameter(columns.flatten(1))
 
     def forward(self, x: Tensor, keep: slice | None = None) -> Tensor:
         """(B, T, E) to (B, T, E), or to what becomes of the tokens `keep` alone, which still attend to all."""
-        width = x.shape[2]
-        q, k, v = (self.in_proj_weight @ x.mT + self.in_proj_bias[:, None]).tensor_split((width, 2 * width), 1)
-        q, k, v = (part.unflatten(1, (self.num_heads, -1)) for part in (q if keep is None else q[..., keep], k, v))
+        heads = (self.in_proj_weight @ x.mT + self.in_proj_bias[:, None]).unflatten(1, (self.num_heads, -1))
+        q, k, v = heads.split((self.head_dim, self.head_dim, self.head_dim + 1), 2)
+        q = q if keep is None else q[..., keep]
         found = v @ torch.exp(k.mT @ q)
         return F.linear((found / found[:, :, -1:]).flatten(1, 2).mT, self.out_proj_weight)
 

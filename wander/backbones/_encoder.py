@@ -140,8 +140,11 @@ class EncoderLayer(nn.Module):
         """(B, T, E) to (B, T, E), or to what becomes of the tokens `keep` alone, which still attend to all."""
         attended = self.self_attn(self.layer_norms[0](y), keep)
         y = (y if keep is None else y[:, keep]) + F.dropout(attended, self.residual_dropout, self.training)
-        wide = F.dropout(F.relu(self.fc1(self.layer_norms[1](y))), self.relu_dropout, self.training)
-        return y + F.dropout(self.fc2(wide), self.residual_dropout, self.training)
+        # As matrices, for ONNX Runtime makes one operator of product, bias and ReLU of these alone.
+        rows = self.layer_norms[1](y).flatten(0, 1)
+        wide = F.dropout(F.relu(self.fc1(rows)), self.relu_dropout, self.training)
+        added = F.dropout(self.fc2(wide), self.residual_dropout, self.training)
+        return y + added.unflatten(0, (-1, y.shape[1]))
 
     @torch.no_grad()
     def fold_norms_(self) -> None:
