@@ -46,14 +46,16 @@ from wander.signature import Arrays
 
 EAGER = "eager torch, fp32"
 VARIANTS: tuple[tuple[str, str, Precision], ...] = (
+    ("ort", "fp32_plain", "fp32"),
     ("ort", "fp32", "fp32"),
+    ("ort_branches", "fp32", "fp32"),
     ("ort", "int8", "int8"),
     ("ort", "int8_static", "int8"),
     ("openvino", "fp32", "fp32"),
     ("openvino", "bf16", "bf16"),
     ("openvino", "int8_static", "int8"),
 )
-"""Engine, the graph that it is given, and whose peak it is measured against."""
+"""Engine, the graph that it is given, and whose peak it is measured against. `fp32_plain` is without folds."""
 SPREAD = {f"{engine}, fp32, an instance a core": engine for engine in ("ort", "openvino")}
 """The rows of a batch shared out to sessions of one thread each, as the server has them of graphs that gain little from
 several cores. Not measured with large weights, of which every session has a copy."""
@@ -73,16 +75,18 @@ def make(name: str, folder: Path, tokens: int) -> None:
     host = folded(name)
     for tower in host.towers("logits"):
         rows = inputs(host, tower, CALIBRATION_ROWS, tokens)
-        full = folder / f"{name}.{tower}.fp32.onnx"
-        if not full.exists():
-            trace(folded(name), tower, "logits", full)  # the tracer uses a host up
+        for kind, built in (("fp32", folded), ("fp32_plain", lambda one: MODELS[one](True))):
+            full = folder / f"{name}.{tower}.{kind}.onnx"
+            if not full.exists():
+                print(f"{name}, {tower}: {kind}", file=sys.stderr)
+                trace(built(name), tower, "logits", full)  # the tracer uses a host up
         targets = {
             precision: folder / f"{name}.{tower}.{precision}.onnx"
             for _, precision, _ in VARIANTS
-            if precision != "fp32"
+            if not precision.startswith("fp32")
         }
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            source = Path(scratch) / full.name
+            source = Path(scratch) / f"{name}.{tower}.fp32.onnx"
             for precision, target in targets.items():
                 if target.exists():
                     continue

@@ -23,6 +23,7 @@ from wander.errors import BundleError, EngineError, InputError, MissingDependenc
 from wander.signature import Signature, TensorSpec
 
 MODEL = Linear()
+ORT = ["ort", "ort_branches"]
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,9 @@ def test_ort_describes_itself(graph: Path, threads: int, said: str) -> None:
         assert session.describe()["threads"] == said
 
 
+@pytest.mark.parametrize("engine", ORT)
 @pytest.mark.parametrize("damage", ["operator", "edge", "opset", "weights", "outside"])
-def test_ort_refuses_graphs_that_make_no_sense(graph: Path, tmp_path: Path, damage: str) -> None:
+def test_ort_refuses_graphs_that_make_no_sense(graph: Path, tmp_path: Path, damage: str, engine: str) -> None:
     model = onnx.load(graph)
     weights = model.graph.initializer[0]
     if damage == "operator":
@@ -60,23 +62,25 @@ def test_ort_refuses_graphs_that_make_no_sense(graph: Path, tmp_path: Path, dama
         weights.external_data.add(key="location", value="/etc/passwd")
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(BundleError, match=r"model\.onnx"):
-        engines.get("ort").open(tmp_path / "model.onnx", MODEL.signature, EngineOptions())
+        engines.get(engine).open(tmp_path / "model.onnx", MODEL.signature, EngineOptions(threads=2))
 
 
+@pytest.mark.parametrize("engine", ORT)
 @settings(max_examples=60, deadline=None)
 @given(places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=3))
-def test_ort_opens_or_refuses_damaged_files(graph: Path, places: list[tuple[float, int]]) -> None:
+def test_ort_opens_or_refuses_damaged_files(graph: Path, engine: str, places: list[tuple[float, int]]) -> None:
     data = bytearray(graph.read_bytes())
     for place, value in places:
         data[int(place * len(data))] = value
     path = graph.with_name("damaged.onnx")
     path.write_bytes(data)
     with contextlib.suppress(BundleError):
-        engines.get("ort").open(path, MODEL.signature, EngineOptions(threads=1)).close()
+        engines.get(engine).open(path, MODEL.signature, EngineOptions(threads=2)).close()
 
 
+@pytest.mark.parametrize("engine", ORT)
 @pytest.mark.parametrize("id", [5, -6, 2**62])
-def test_ort_says_which_number_is_beyond_the_table(tmp_path: Path, id: int) -> None:
+def test_ort_says_which_number_is_beyond_the_table(tmp_path: Path, id: int, engine: str) -> None:
     """The user sent it, and nobody else can: the engine is sound."""
     table = numpy_helper.from_array(np.eye(5, dtype=np.float32), "table")
     ends = [
@@ -91,15 +95,16 @@ def test_ort_says_which_number_is_beyond_the_table(tmp_path: Path, id: int) -> N
         inputs=(TensorSpec(name="ids", dtype="int64", dims=("batch",)),),
         outputs=(TensorSpec(name="rows", dtype="float32", dims=("batch", 5)),),
     )
-    with engines.get("ort").open(path, signature, EngineOptions()) as session:
+    with engines.get(engine).open(path, signature, EngineOptions()) as session:
         with pytest.raises(InputError, match=r"a number in ids is beyond what the graph knows: idx=") as caught:
             session.run({"ids": np.array([1, id])})
         assert caught.value.field == "ids"
         np.testing.assert_array_equal(session.run({"ids": np.array([1, 4])})["rows"], np.eye(5)[[1, 4]])
 
 
-def test_ort_may_be_closed_while_it_runs(graph: Path) -> None:
-    session = engines.get("ort").open(graph, MODEL.signature, EngineOptions(threads=1))
+@pytest.mark.parametrize(("engine", "threads"), [("ort", 1), ("ort_branches", 2)])
+def test_ort_may_be_closed_while_it_runs(graph: Path, engine: str, threads: int) -> None:
+    session = engines.get(engine).open(graph, MODEL.signature, EngineOptions(threads))
     errors: list[Exception] = []
     ran = threading.Event()
 
@@ -121,9 +126,10 @@ def test_ort_may_be_closed_while_it_runs(graph: Path) -> None:
     assert [type(error) for error in errors] == [EngineError] * 4
 
 
-def test_ort_says_who_computes_bf16(graph: Path) -> None:
+@pytest.mark.parametrize("engine", ORT)
+def test_ort_says_who_computes_bf16(graph: Path, engine: str) -> None:
     with pytest.raises(MissingDependency, match="--engine openvino"):
-        engines.get("ort").open(graph, MODEL.signature, EngineOptions(precision="bf16"))
+        engines.get(engine).open(graph, MODEL.signature, EngineOptions(precision="bf16"))
 
 
 # fake

@@ -5,18 +5,19 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from numpy.typing import NDArray
 
 from wander.engines.base import Engine, EngineOptions, Session
-from wander.errors import BundleError, EngineError, InputError, MissingDependency
+from wander.errors import BundleError, EngineError, InputError, MissingDependency, ServiceError
 from wander.signature import Arrays, Signature
 
 if TYPE_CHECKING:
     import onnxruntime
 
 PROVIDER = "CPUExecutionProvider"
+AnySession = TypeVar("AnySession", bound=Session)
 BEYOND = "indices element out of data bounds"
 """How ONNX Runtime says that there is no such row in a table (1.31.1)."""
 
@@ -36,17 +37,8 @@ class OrtSession(Session):
         import onnxruntime
 
         super().__init__(signature)
-        self._errors = (
-            onnxruntime.capi.onnxruntime_pybind11_state.Fail,
-            onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException,
-            onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
-            onnxruntime.capi.onnxruntime_pybind11_state.EPFail,
-        )
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = options.threads
-        settings.inter_op_num_threads = 1
-        settings.log_severity_level = 4  # what fails is raised, and whoever can send what fails could fill the log
-        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        self._errors = run_errors()
+        settings = session_settings(options.threads)
         self._threads = options.threads
         self._outputs = [spec.name for spec in signature.outputs]
         self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
@@ -67,14 +59,7 @@ class OrtSession(Session):
         try:
             results = self._results(session, inputs)
         except self._errors as error:
-            # Shapes and types were checked: what is left to a graph is a number that it looks something up by.
-            numbers = [name for name, value in inputs.items() if value.dtype.kind in "iu"]
-            if BEYOND in str(error) and numbers:
-                said = str(error).partition(BEYOND)[2].strip(" ,")
-                raise InputError(
-                    f"a number in {' or '.join(numbers)} is beyond what the graph knows: {said}", numbers[0]
-                ) from error
-            raise EngineError(f"ONNX Runtime failed: {error}") from error
+            raise explained(error, inputs) from error
         return dict(zip(self._outputs, results, strict=True))
 
     def _results(self, session: onnxruntime.InferenceSession, inputs: Arrays) -> list[NDArray[Any]]:
@@ -115,12 +100,41 @@ class OrtEngine(Engine):
         return opened(OrtSession, graph, signature, options)
 
 
+def session_settings(threads: int) -> onnxruntime.SessionOptions:
+    """With all graph optimisations, silent, and with so many threads for an operator; 0 leaves the choice to it."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 4  # what fails is raised, and whoever can send what fails could fill the log
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    return settings
+
+
+def run_errors() -> tuple[type[Exception], ...]:
+    """What `onnxruntime.InferenceSession.run` raises if a graph fails."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return state.Fail, state.RuntimeException, state.InvalidArgument, state.EPFail
+
+
+def explained(error: Exception, inputs: Arrays) -> ServiceError:
+    """What to raise for an error of a run: InputError if what was sent is at fault, else EngineError."""
+    # Shapes and types were checked: what is left to a graph is a number that it looks something up by.
+    numbers = [name for name, value in inputs.items() if value.dtype.kind in "iu"]
+    if BEYOND in str(error) and numbers:
+        said = str(error).partition(BEYOND)[2].strip(" ,")
+        return InputError(f"a number in {' or '.join(numbers)} is beyond what the graph knows: {said}", numbers[0])
+    return EngineError(f"ONNX Runtime failed: {error}")
+
+
 def opened(
-    kind: Callable[[Path, Signature, EngineOptions], OrtSession],
+    kind: Callable[[Path, Signature, EngineOptions], AnySession],
     graph: Path,
     signature: Signature,
     options: EngineOptions,
-) -> OrtSession:
+) -> AnySession:
     """A session of ONNX Runtime.
 
     Raises BundleError for a graph that it cannot read, EngineError if a provider fails otherwise.
