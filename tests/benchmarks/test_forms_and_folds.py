@@ -7,30 +7,45 @@ import pytest
 import torch
 
 from benchmarks import attention_forms, each_fold
-from benchmarks._models import named
+from benchmarks._models import MODELS, SEED, named
 from export.fold import fold
+from wander.backbones import Host
 from wander.backbones.base import run
+from wander.backbones.beit3 import BEiT3
+from wander.backbones.late_fusion import LateFusion
 from wander.errors import CheckpointError
 
 
+def tiny(family: type[LateFusion] | type[BEiT3]) -> Host:
+    torch.manual_seed(SEED)
+    return family.build(*family.example()).eval().requires_grad_(False)
+
+
+@pytest.fixture(autouse=True)
+def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest of two families: what the shipped ones need is seconds to trace, again and again."""
+    monkeypatch.setitem(MODELS, "late", lambda _: tiny(LateFusion))
+    monkeypatch.setitem(MODELS, "image_text", lambda _: tiny(BEiT3))
+
+
 def test_both_forms_of_attention_are_timed(tmp_path: Path) -> None:
-    attention_forms.main("flickr8k-image-text,mosi-sentiment", "1", "ort", 1, 1, tmp_path / "forms")
+    attention_forms.main("image_text,late", "1", "ort", 1, 1, tmp_path / "forms")
     text = (tmp_path / "forms.md").read_text(encoding="utf-8")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "---" not in line][1:]
     assert [row[0] for row in rows] == [
-        "| flickr8k-image-text, image",
-        "| flickr8k-image-text, text",
-        "| mosi-sentiment, model",
+        "| image_text, image",
+        "| image_text, text",
+        "| late, model",
     ]
     assert [row[4] == "the exported" for row in rows] == [True, True, False]
     assert all(float(row[-1].strip("| ")) < 1e-5 for row in rows)
 
 
 def test_every_fold_is_left_out_once(tmp_path: Path) -> None:
-    each_fold.main("mosi-sentiment", "1", 1, tmp_path / "folds")
+    each_fold.main("late", "1", 1, tmp_path / "folds")
     text = (tmp_path / "folds.md").read_text(encoding="utf-8")
-    found = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| mosi-sentiment")]
-    assert found == fold(named("mosi-sentiment"))
+    found = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| late")]
+    assert found == fold(named("late"))
 
 
 @pytest.mark.parametrize("left_out", ["tokens_last", "bounded_scores", "adapter", "encoder_scales"])

@@ -37,9 +37,8 @@ def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "image_text", tiny(BEiT3))
 
 
-@pytest.mark.parametrize("cpu_time", [False, True])
-def test_the_cost_of_an_adapter_is_measured_for_every_tower_and_batch(cpu_time: bool, tmp_path: Path) -> None:
-    adapter_cost.main("food,image_text", "1,2", tokens=5, rounds=2, cpu_time=cpu_time, out=tmp_path / "cost.json")
+def test_the_cost_of_an_adapter_is_measured_for_every_tower_and_batch(tmp_path: Path) -> None:
+    adapter_cost.main("food,image_text", "1,2", tokens=5, rounds=2, cpu_time=True, out=tmp_path / "cost.json")
     rows = json.loads((tmp_path / "cost.json").read_text(encoding="utf-8"))["rows"]
     assert [(row["model"], row["tower"], row["batch"]) for row in rows] == [
         (model, tower, batch)

@@ -124,6 +124,25 @@ def test_a_piece_that_fails_fails_its_batch_alone(tmp_path: Path) -> None:
             assert session.run(rows(5))["out"].shape == (5, WIDTH)
 
 
+def test_it_may_be_closed_while_it_runs(graph: Path) -> None:
+    for _ in range(20):
+        session = engines.get("ort_branches").open(graph, SIGNATURE, EngineOptions(2))
+        with ThreadPoolExecutor(4) as pool:
+            ran = threading.Event()
+
+            def work(session: Session = session, ran: threading.Event = ran) -> None:
+                while True:
+                    session.run(rows(1))
+                    ran.set()
+
+            running = [pool.submit(work) for _ in range(4)]
+            assert ran.wait(PATIENCE)
+            session.close()
+            for one in running:
+                with pytest.raises(EngineError, match="closed"):
+                    one.result(PATIENCE)
+
+
 def test_it_is_missing_without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnx" else object())
     assert "pip install" in str(engines.get("ort_branches").unavailable())

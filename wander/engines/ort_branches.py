@@ -130,6 +130,9 @@ class OrtBranchesSession(Session):
         try:
             for _ in range(self._workers - 1):
                 self._pool.submit(batch.work)
+        except RuntimeError as error:  # the helpers were sent home meanwhile
+            raise EngineError("the session is closed") from error
+        try:
             batch.work()
         except self._errors as error:
             raise explained(error, inputs) from error
