@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -44,9 +44,7 @@ class OrtSession(Session):
         self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
             graph, settings, providers=self._prepare(settings, graph, options), enable_fallback=False
         )
-        names = ([i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()])
-        if names != ([spec.name for spec in signature.inputs], self._outputs):
-            raise BundleError(f"{graph.name} has inputs and outputs {names}, which are not those of its signature")
+        check_names(graph, self._session.get_inputs(), self._session.get_outputs(), signature)
 
     def _prepare(self, settings: onnxruntime.SessionOptions, graph: Path, options: EngineOptions) -> list[Any]:
         """The providers of this session; may add to its settings."""
@@ -83,7 +81,13 @@ class OrtSession(Session):
 
 
 class OrtEngine(Engine):
-    """All of ONNX Runtime's graph optimisations are on: parity is checked at the level that is served."""
+    """All of ONNX Runtime's graph optimisations are on: parity is checked at the level that is served.
+
+    Class attributes:
+        session: what opens a graph.
+    """
+
+    session: ClassVar[Callable[[Path, Signature, EngineOptions], Session]] = OrtSession
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -97,7 +101,14 @@ class OrtEngine(Engine):
             raise MissingDependency(reason)
         if options.precision == "bf16":
             raise MissingDependency("ONNX Runtime does not compute bf16 on CPUs; use --engine openvino, or auto")
-        return opened(OrtSession, graph, signature, options)
+        return opened(cls.session, graph, signature, options)
+
+
+def check_names(graph: Path, inputs: Iterable[Any], outputs: Iterable[Any], signature: Signature) -> None:
+    """Raises BundleError if a graph's inputs and outputs (what has a `name`) are not those of its signature."""
+    names = ([one.name for one in inputs], [one.name for one in outputs])
+    if names != ([spec.name for spec in signature.inputs], [spec.name for spec in signature.outputs]):
+        raise BundleError(f"{graph.name} has inputs and outputs {names}, which are not those of its signature")
 
 
 def session_settings(threads: int) -> onnxruntime.SessionOptions:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
-from wander.engines.base import Engine, EngineOptions, Session
-from wander.engines.ort import PROVIDER, OrtEngine, explained, opened, run_errors, session_settings
-from wander.errors import BundleError, EngineError, MissingDependency
+from wander.engines.base import EngineOptions, Session
+from wander.engines.ort import PROVIDER, OrtEngine, check_names, explained, run_errors, session_settings
+from wander.errors import BundleError, EngineError
 from wander.signature import Arrays, Signature
 
 if TYPE_CHECKING:
@@ -97,15 +97,13 @@ class OrtBranchesSession(Session):
             model = onnx.load(graph, load_external_data=False)
         except (OSError, DecodeError) as error:
             raise BundleError(f"{graph} cannot be read: {error}") from error
-        names = ([one.name for one in model.graph.input], [one.name for one in model.graph.output])
-        if names != ([spec.name for spec in signature.inputs], [spec.name for spec in signature.outputs]):
-            raise BundleError(f"{graph.name} has inputs and outputs {names}, which are not those of its signature")
+        check_names(graph, model.graph.input, model.graph.output, signature)
         threads = options.threads or len(os.sched_getaffinity(0))
         try:
             pieces = cut(model, threads)
         except BundleError as error:
             raise BundleError(f"{graph.name}: {error}") from error
-        given = set(names[0])
+        given = {spec.name for spec in signature.inputs}
         self._workers = min(threads, sum(given.issuperset(piece.inputs) for piece in pieces))
         self._threads = max(1, threads // self._workers)
         self._errors = run_errors()
@@ -154,24 +152,18 @@ class OrtBranchesSession(Session):
         self._pool.shutdown(wait=False)
 
 
-class OrtBranchesEngine(Engine):
+class OrtBranchesEngine(OrtEngine):
     """For graphs of several branches on several threads. A graph that has one runs as on `ort`."""
+
+    session: ClassVar[Callable[[Path, Signature, EngineOptions], Session]] = OrtBranchesSession
 
     @classmethod
     def unavailable(cls) -> str | None:
-        if (reason := OrtEngine.unavailable()) is not None:
+        if (reason := super().unavailable()) is not None:
             return reason
         if importlib.util.find_spec("onnx") is None:
             return "onnx is not installed; run: pip install 'wander[branches]'"
         return None
-
-    @classmethod
-    def open(cls, graph: Path, signature: Signature, options: EngineOptions) -> Session:
-        if reason := cls.unavailable():
-            raise MissingDependency(reason)
-        if options.precision == "bf16":
-            raise MissingDependency("ONNX Runtime does not compute bf16 on CPUs; use --engine openvino, or auto")
-        return opened(OrtBranchesSession, graph, signature, options)
 
 
 plugin = OrtBranchesEngine
