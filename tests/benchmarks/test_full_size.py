@@ -37,14 +37,25 @@ def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "image_text", tiny(BEiT3))
 
 
-def test_the_cost_of_an_adapter_is_measured_for_every_tower_and_batch(tmp_path: Path) -> None:
-    adapter_cost.main("food,image_text", "1,2", tokens=5, rounds=2, cpu_time=True, out=tmp_path / "cost.json")
+Written = tuple[Host, dict[str, dict[str, Path]]]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """Every variant of one model, traced once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "image_text", tiny(BEiT3))
+        return adapter_cost.write_graphs("image_text", tmp_path_factory.mktemp("written"), adapter_cost.progress())
+
+
+def test_the_cost_of_an_adapter_is_measured_for_every_tower_and_batch(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter_cost, "write_graphs", lambda *_: written)
+    adapter_cost.main("image_text", "1,2", tokens=5, rounds=2, cpu_time=True, out=tmp_path / "cost.json")
     rows = json.loads((tmp_path / "cost.json").read_text(encoding="utf-8"))["rows"]
     assert [(row["model"], row["tower"], row["batch"]) for row in rows] == [
-        (model, tower, batch)
-        for model, towers in {"food": ["model"], "image_text": ["image", "text"]}.items()
-        for tower in towers
-        for batch in (1, 2)
+        ("image_text", tower, batch) for tower in ("image", "text") for batch in (1, 2)
     ]
     for row in rows:
         assert set(row["ms"]) == set(adapter_cost.VARIANTS)
@@ -54,9 +65,9 @@ def test_the_cost_of_an_adapter_is_measured_for_every_tower_and_batch(tmp_path: 
     assert "| image_text, text, 2 |" in (tmp_path / "cost.md").read_text(encoding="utf-8")
 
 
-def test_the_variants_are_adapted_and_plain(tmp_path: Path) -> None:
+def test_the_variants_are_adapted_and_plain(written: Written) -> None:
     """The plain graphs agree with each other and differ from the adapted one."""
-    host, graphs = adapter_cost.write_graphs("image_text", tmp_path, adapter_cost.progress())
+    host, graphs = written
     arrays = adapter_cost.inputs(host, "text", 2, 5)
     engine = adapter_cost.engines.get(adapter_cost.DEFAULT_ENGINE)
     signature = host.towers("logits")["text"].signature
@@ -69,10 +80,12 @@ def test_the_variants_are_adapted_and_plain(tmp_path: Path) -> None:
     assert abs(found[adapter_cost.PLAIN] - found[adapter_cost.ADAPTED]).max() > 1e-2
 
 
-def test_exports_and_speeds_are_reported(tmp_path: Path) -> None:
-    full_size.main("food,image_text", "1", tokens=5, rounds=2, compiling=False, out=tmp_path / "full.json")
+def test_exports_and_speeds_are_reported_and_what_was_found_before_stays(tmp_path: Path) -> None:
+    full_size.main("food", "", tokens=5, rounds=1, compiling=True, out=tmp_path / "full.json")
+    full_size.main("image_text", "1", tokens=5, rounds=2, compiling=False, out=tmp_path / "full.json")
     models = json.loads((tmp_path / "full.json").read_text(encoding="utf-8"))["models"]
     assert list(models) == ["food", "image_text"]
+    assert [len(one["rows"]) for one in models.values()] == [0, 2]  # the first was exported alone
     for one in models.values():
         assert one["parameters"] > 0
         assert one["export"]["peak_memory_bytes"] > one["export"]["bundle_bytes"] > 0
@@ -82,17 +95,6 @@ def test_exports_and_speeds_are_reported(tmp_path: Path) -> None:
             assert set(row["speedup"]) == {full_size.EAGER}
     text = (tmp_path / "full.md").read_text(encoding="utf-8")
     assert "- image_text, text, batch 1: no torch.compile: not asked for" in text
-
-
-def test_what_was_found_before_stays(tmp_path: Path) -> None:
-    for name in ("food", "image_text"):
-        full_size.main(name, "", tokens=5, rounds=1, compiling=False, out=tmp_path / "full.json")
-    assert list(json.loads((tmp_path / "full.json").read_text(encoding="utf-8"))["models"]) == ["food", "image_text"]
-
-
-def test_exports_alone(tmp_path: Path) -> None:
-    full_size.main("food", "", tokens=5, rounds=1, compiling=True, out=tmp_path / "full.json")
-    assert json.loads((tmp_path / "full.json").read_text(encoding="utf-8"))["models"]["food"]["rows"] == []
 
 
 def test_why_nothing_was_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

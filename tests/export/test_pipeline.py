@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -89,7 +90,7 @@ def test_two_processes_write_the_same_bytes(checkpoint: Path, bundle: Bundle, tm
 def test_folding_makes_the_graph_smaller_and_can_be_switched_off(
     checkpoint: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
-    plain = export(compose(checkpoint), tmp_path / "plain", Options(fold=False))
+    plain = export(compose(checkpoint), tmp_path / "plain", Options(fold=False, explain=False))
     assert plain.manifest.folds == ()
     nodes = [len(onnx.load(b.graph_path("model")).graph.node) for b in (bundle, plain)]
     assert nodes[0] < nodes[1]
@@ -98,8 +99,9 @@ def test_folding_makes_the_graph_smaller_and_can_be_switched_off(
 
 def test_the_next_export_is_the_next_version(checkpoint: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
-    first = export(compose(checkpoint), model, Options(max_batch_size=2))
-    second = export(compose(write_checkpoint(tmp_path / "other", seed=1)), model, Options(max_batch_size=2))
+    options = Options(max_batch_size=2, explain=False)
+    first = export(compose(checkpoint), model, options)
+    second = export(compose(write_checkpoint(tmp_path / "other", seed=1)), model, options)
     assert (first.version, second.version) == ("1", "2")
     assert Bundle.open(model).version == "2"
     assert sorted(p.name for p in model.iterdir()) == ["1", "2", "config.pbtxt"]
@@ -120,7 +122,7 @@ def test_a_wrong_fold_fails_the_gate_and_leaves_the_report(
 
     monkeypatch.setattr("export.pipeline.fold", spoil)
     with pytest.raises(ParityError, match=r"parity checks failed.*rejected"):
-        export(loaded, tmp_path / "model", Options())
+        export(loaded, tmp_path / "model", Options(explain=False))
     assert not (tmp_path / "model").exists()
     report = json.loads((tmp_path / "model.rejected" / "parity.json").read_text())
     assert not report["passed"]
@@ -132,7 +134,8 @@ def test_samples_of_the_user_are_used(checkpoint: Path, tmp_path: Path) -> None:
     loaded = compose(checkpoint)
     inputs = loaded.host.random_inputs("model", 3, np.random.default_rng(5))
     np.savez(tmp_path / "mine.npz", **inputs)
-    made = export(loaded, tmp_path / "model", Options(samples=tmp_path / "mine.npz", max_batch_size=2))
+    options = Options(samples=tmp_path / "mine.npz", max_batch_size=2, explain=False)
+    made = export(loaded, tmp_path / "model", options)
     assert made.parity["samples"]["model"] == {"source": "mine.npz", "rows": 3}
     np.testing.assert_array_equal(made.samples("model").inputs["text"], inputs["text"])
 
@@ -157,13 +160,13 @@ def test_samples_that_do_not_fit_are_refused(spoil: str, checkpoint: Path, tmp_p
     assert not (tmp_path / "model").exists()
 
 
-def test_verify_repeats_the_gate_and_sees_an_altered_file(bundle: Bundle, checkpoint: Path, tmp_path: Path) -> None:
+def test_verify_repeats_the_gate_and_sees_an_altered_file(bundle: Bundle, tmp_path: Path) -> None:
     checks = verify(bundle, "ort")
     assert [(check.graph, check.batch) for check in checks] == [
         (graph, batch) for graph in ("model", "explain") for batch in (1, 2, 7, 32)
     ]
     assert all(check.passed for check in checks)
-    own = export(compose(checkpoint), tmp_path / "model", Options(max_batch_size=1))
+    own = Bundle.open(Path(shutil.copytree(bundle.path.parent, tmp_path / "model")))
     with (own.path / "model.onnx").open("r+b") as file:
         file.seek(200)
         file.write(b"\0\0\0")
@@ -206,7 +209,8 @@ def test_weights_of_a_large_model_lie_beside_its_graph(
     checkpoint: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("export.trace.INLINE_BYTES", 0)
-    first, second = (export(compose(checkpoint), tmp_path / name, Options(max_batch_size=2)) for name in "ab")
+    options = Options(max_batch_size=2, explain=False)
+    first, second = (export(compose(checkpoint), tmp_path / name, options) for name in "ab")
     assert "model.onnx.data" in first.manifest.files
     assert first.manifest.files == second.manifest.files
     assert (first.path / "model.onnx").stat().st_size < bundle.graph_path("model").stat().st_size

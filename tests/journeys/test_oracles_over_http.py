@@ -30,7 +30,8 @@ def client(serve: Start, tmp_path_factory: pytest.TempPathFactory) -> httpx.Clie
 
     def publish(name: str, path: Path, known: dict[str, Any]) -> None:
         convert(path, work / "converted" / name, known)
-        export(compose(work / "converted" / name), work / "models" / name, Options(max_batch_size=4))
+        options = Options(max_batch_size=4, explain=False)
+        export(compose(work / "converted" / name), work / "models" / name, options)
 
     for variant in LATE_FUSION:
         oracle = Oracle("wander_late_fusion", variant)
