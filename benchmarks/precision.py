@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -60,6 +61,8 @@ SPREAD = {f"{engine}, fp32, an instance a core": engine for engine in ("ort", "o
 """The rows of a batch shared out to sessions of one thread each, as the server has them of graphs that gain little from
 several cores. Not measured with large weights, of which every session has a copy."""
 SPREAD_BYTES = 100_000_000
+LONG_S = 1.0
+"""A batch that takes eager torch this long gets three turns at most."""
 CALIBRATION_ROWS = 8
 
 
@@ -138,7 +141,9 @@ def measure(
                 }
             for batch in batches:
                 arrays = inputs(host, tower_name, batch, tokens)
+                started = time.perf_counter()
                 (reference,) = run(tower, arrays).values()
+                took = time.perf_counter() - started
                 calls: dict[str, Callable[[], Arrays]] = {EAGER: partial(run, tower, arrays)}
                 calls |= {label: partial(session.run, arrays) for label, (_, session) in sessions.items()}
                 calls |= {label: partial(spread, group, pool, arrays) for label, group in several.items()}
@@ -146,7 +151,7 @@ def measure(
                 for label in calls.keys() - {EAGER}:
                     (answer,) = calls[label]().values()
                     error[label] = float(np.abs(answer - reference).max() / max(1.0, np.abs(reference).max()))
-                turns = rounds if batch < 32 else min(rounds, 3)
+                turns = rounds if took < LONG_S else min(rounds, 3)
                 seconds = alternate(calls, range(turns), block=0.2)
                 for label, own in seconds.items():
                     precision = sessions[label][0] if label in sessions else "fp32"

@@ -247,7 +247,8 @@ class LateFusion(Host):
     @staticmethod
     def _fold_bounded(layers: list[EncoderLayer]) -> None:
         for layer in layers:
-            layer.self_attn = BoundedAttention(cast(SelfAttention, layer.self_attn))
+            norm = cast(nn.LayerNorm, layer.layer_norms[0])
+            layer.self_attn = BoundedAttention(cast(SelfAttention, layer.self_attn), norm)
 
     def _fold_adapter(self) -> None:
         assert isinstance(self.adapter, Wander)
